@@ -1,0 +1,27 @@
+"""Where `fastidm` and `python -m fastidm` begin.
+
+Rule of this module: load nothing that the command at hand does not need. `--version` alone takes a short way.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command with the arguments of this process; returns its exit code."""
+    arguments = sys.argv[1:]
+    try:
+        if arguments == ["--version"]:
+            from fastidm.cli.version import describe, say
+
+            return say(describe())
+        from fastidm.cli.main import run
+
+        return run(arguments)
+    except KeyboardInterrupt:  # before the signal handlers were in place: nothing had begun
+        return 7
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Decides. No I/O, no clock, no thread: time is an argument `now` (seconds, monotonic), chance an argument `chance`."""

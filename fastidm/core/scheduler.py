@@ -1,0 +1,157 @@
+"""Where to cut, when to split, when to hedge, how many connections.
+
+Rules of this module: pure arithmetic on sizes, speeds and times. A running request's range cannot be changed, so cutting a
+segment costs its connection: split late, seldom, by time left, and so that both ends finish together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+FIRST_CUT = 1 << 20
+"""Bytes: the first cut makes no segment smaller than this; a slow server's small files are split later, by time left."""
+PIECE = 64 << 10
+"""Bytes: a split takes no less than this, unless its victim stands still."""
+ALIGN = 64 << 10
+"""Bytes: segments begin at multiples of this where they can, so that two connections never share a page of the cache."""
+GAIN = 0.2
+"""Seconds that a split must save at the least."""
+HEDGE_SHARE = 0.02
+HEDGE_BYTES = 8 << 20
+"""A task asks for at most this share of its size, or this many bytes, a second time."""
+
+
+def first_cut(size: int, connections: int) -> list[int]:
+    """Offsets at which a file of `size` bytes is cut for `connections` connections, none at 0 or at the end."""
+    parts = max(1, min(connections, size // FIRST_CUT))
+    return [size * part // parts // ALIGN * ALIGN for part in range(1, parts)]
+
+
+class Runner(NamedTuple):
+    """A segment that a connection fills, as the scheduler sees it: `speed` is its bytes per second, 0 if it stands still."""
+
+    row: int
+    position: int
+    stop: int
+    speed: float
+
+    @property
+    def eta(self) -> float:
+        left = self.stop - self.position
+        return left / self.speed if self.speed > 0 else (float("inf") if left else 0.0)
+
+
+class Cut(NamedTuple):
+    """Cut segment `row` at offset `at`: the back goes to another connection."""
+
+    row: int
+    at: int
+
+
+def plan_split(runners: Iterable[Runner], speed: float, cost: float) -> Cut | None:
+    """The split that helps most, or None if none is worth a connection.
+
+    Parameters: `runners`, the segments that may be cut; `speed`, what the new connection is expected to bring; `cost`,
+    seconds until its first byte.
+    The victim is the segment with the longest time left r/v. Both ends finish together after T = (r + speed·cost)/(v + speed),
+    so the victim keeps v·T bytes.
+    """
+    victim = max(runners, key=lambda runner: runner.eta, default=None)
+    if victim is None or speed <= 0:
+        return None
+    left = victim.stop - victim.position
+    together = (left + speed * cost) / (victim.speed + speed)
+    if victim.eta - together <= max(GAIN, 2 * cost):
+        return None
+    at = victim.position + int(victim.speed * together)
+    if victim.speed > 0:
+        at = -(-at // ALIGN) * ALIGN
+        if victim.stop - at < PIECE:
+            return None
+    return Cut(victim.row, at) if at < victim.stop else None
+
+
+def plan_hedge(runners: Iterable[Runner], speed: float, cost: float, budget: int) -> Runner | None:
+    """The segment whose rest should be asked for a second time, or None.
+
+    Parameters as in `plan_split`; `budget`, bytes that may still be asked for twice.
+    """
+    slowest = max(runners, key=lambda runner: runner.eta, default=None)
+    if slowest is None or speed <= 0:
+        return None
+    left = slowest.stop - slowest.position
+    worth = slowest.eta > 2 * (cost + left / speed) + GAIN / 2
+    return slowest if worth and 0 < left <= budget else None
+
+
+class Ramp:
+    """How many connections a task may have now.
+
+    It begins with one and doubles whenever all that are allowed were answered, so the ceiling is reached after a few round
+    trips; it stops early when a measured window shows that more connections did not bring more bytes. A refusal (503, 429, a
+    reset, silence) while others receive is the server's own limit: it is kept, and tried again by one every half minute.
+    """
+
+    WINDOW = 0.5
+    """Seconds over which goodput is measured at a constant number of connections."""
+    WORTH = 1.1
+    """Twice the connections must bring at least this much more."""
+    PATIENCE = 30.0
+    """Seconds after which a limit or a flat ramp is put to the test again."""
+
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling = ceiling
+        self._allowed = 1
+        self._limit: int | None = None
+        self._limited_at = 0.0
+        self._flat_at: float | None = None
+        self._goodput: dict[int, float] = {}
+        self._window: tuple[int, float, int] | None = None
+
+    def allowed(self, now: float) -> int:
+        """Connections that may be open now."""
+        if self._limit is None:
+            return self._allowed
+        curious = 1 if now - self._limited_at > self.PATIENCE else 0
+        return min(self._allowed, self._limit + curious)
+
+    @property
+    def limit(self) -> int | None:
+        """What the server was found to allow, or None."""
+        return self._limit
+
+    def answered(self, receiving: int, now: float) -> None:
+        """Another connection was accepted; `receiving` are now."""
+        if self._limit is not None and receiving > self._limit:
+            self._limit, self._limited_at = receiving, now
+        if self._flat_at is not None and now - self._flat_at > self.PATIENCE:
+            self._flat_at = None
+            self._goodput.clear()
+        if receiving >= self._allowed and self._flat_at is None:
+            self._allowed = min(2 * self._allowed, self.ceiling)
+
+    def refused(self, others: int, now: float) -> None:
+        """The server refused one connection while it serves `others`."""
+        self._limit = max(1, others if self._limit is None else min(self._limit, others))
+        self._limited_at = now
+
+    def restarted(self) -> None:
+        """All connections were lost: begin with one again, and keep what is known of the server's limit."""
+        self._allowed = 1
+        self._window = None
+
+    def measure(self, received: int, receiving: int, now: float) -> None:
+        """Tell the task's byte counter and how many connections feed it; call it at every tick."""
+        if self._window is None or self._window[0] != receiving:
+            self._window = (receiving, now, received)
+            return
+        _, since, before = self._window
+        if now - since < self.WINDOW or receiving == 0:
+            return
+        self._goodput[receiving] = (received - before) / (now - since)
+        self._window = (receiving, now, received)
+        fewer = [n for n in self._goodput if 2 * n <= receiving]
+        if fewer and receiving < self.ceiling:
+            if self._goodput[receiving] < self.WORTH * self._goodput[max(fewer)]:
+                self._flat_at = now

@@ -1,0 +1,101 @@
+"""The loop. One thread drives every connection of every task.
+
+Rules of this module: it owns libcurl, the tables and the journals' live pages while it runs. Everything that other threads want
+comes through `call`, everything that may block leaves through `Background`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from fastidm.background import Background
+from fastidm.events import Event
+from fastidm.net.transfers import Transfers
+from fastidm.options import Options
+from fastidm.running import RunningTask
+
+if TYPE_CHECKING:
+    from fastidm.storage.sink import PureSink
+
+TICK = 0.05
+"""Seconds between two looks at speeds, stalls and splits."""
+GRACE = 0.5
+"""Seconds that a stopping engine waits for the disk; the journal's live page is enough to go on with."""
+
+
+class Engine:
+    """All running tasks, and the loop that serves them."""
+
+    def __init__(self) -> None:
+        self._dirty: list[PureSink] = []
+        self._transfers = Transfers(self._settle)
+        self._background = Background(self._transfers.wake)
+        self._tasks: list[RunningTask] = []
+        self._calls: deque[Callable[[], None]] = deque()
+
+    @property
+    def running(self) -> int:
+        """Tasks that have not ended."""
+        return sum(1 for task in self._tasks if not task.ended)
+
+    def add(self, url: str, options: Options, observer: Callable[[Event], None]) -> RunningTask:
+        """Take a task in; the loop starts it. In the engine's thread only."""
+        task = RunningTask(url, options, self._transfers, self._background, self._dirty, observer)
+        self._tasks.append(task)
+        self.call(lambda: task.start(monotonic()))
+        return task
+
+    def call(self, wish: Callable[[], None]) -> None:
+        """Have `wish` called in the engine's thread. Safe in every thread and in signal handlers."""
+        self._calls.append(wish)
+        self._transfers.wake()
+
+    def pause_all(self) -> None:
+        """Stop every task and keep what it has; in the engine's thread only."""
+        now = monotonic()
+        for task in self._tasks:
+            task.pause(now)
+
+    def run(self, idle: Callable[[], bool]) -> None:
+        """Serve the tasks. Whenever none is left `idle` is asked: it may add some and return True, or end the loop."""
+        next_tick = 0.0
+        while self._tasks or idle():
+            self._transfers.wait(self._timeout(next_tick))
+            while self._calls:
+                self._calls.popleft()()
+            self._background.deliver()
+            now = monotonic()
+            tick = now >= next_tick
+            if tick:
+                next_tick = now + TICK
+            for task in self._tasks:
+                if tick:
+                    task.tick(now)
+                else:
+                    task.perform(now)
+            self._tasks = [task for task in self._tasks if not task.ended]
+
+    def close(self) -> None:
+        """End what is left and give everything back."""
+        deadline = monotonic() + GRACE
+        self.pause_all()
+        while self._background.pending and monotonic() < deadline:
+            self._transfers.wait(deadline - monotonic())
+            self._background.deliver()
+        self._background.close()
+        self._transfers.close()
+
+    def _timeout(self, next_tick: float) -> float:
+        now = monotonic()
+        waits = [wait for task in self._tasks if (wait := task.throttle(now)) is not None]
+        return min([next_tick - now, *waits])
+
+    def _settle(self) -> None:
+        """Write out what the sinks gathered: SIGKILL then costs what one socket brought, and no more."""
+        if self._dirty:
+            for sink in self._dirty:
+                sink.flush()
+            self._dirty.clear()

@@ -1,0 +1,109 @@
+"""What a running download tells whoever listens: immutable values, one class per kind.
+
+Rules of this module: an event holds plain values, so it may be kept, pickled or sent across threads. The class attribute
+`kind` and the field names are the names in `--json`; they are stable. Sizes are bytes, times seconds, rates bytes per second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+
+class DownloadStatus(Enum):
+    """Where a task is in its life."""
+
+    PENDING = "pending"
+    DOWNLOADING = "downloading"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Started:
+    """The first answer was accepted: name and size are known."""
+
+    kind: ClassVar[str] = "start"
+    url: str
+    """As it may be shown: without password and query."""
+    path: str
+    size: int | None
+    """None: the server does not say."""
+    resumed: int
+    """Bytes that an earlier run had received."""
+    ranges: bool
+    """Whether the server can send parts, so that several connections are possible."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far it is; several times a second."""
+
+    kind: ClassVar[str] = "progress"
+    url: str
+    path: str | None
+    size: int | None
+    received: int
+    """Bytes of the file that are written, those of an earlier run included."""
+    rate: float
+    """Bytes per second, over the last seconds."""
+    eta: float | None
+    """Seconds that are left at this rate, or None."""
+    connections: int
+    """Connections that are receiving now."""
+    segments: tuple[tuple[int, int, int], ...]
+    """(start, stop, position) of every segment, sorted; they tile the file."""
+
+
+@dataclass(frozen=True)
+class Retrying:
+    """Something failed and will be tried again."""
+
+    kind: ClassVar[str] = "retry"
+    url: str
+    reason: str
+    delay: float
+    """Seconds until the next try."""
+    failures: int
+    """Failures in a row without progress."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The file is complete, verified, and under its final name."""
+
+    kind: ClassVar[str] = "done"
+    url: str
+    path: str
+    size: int
+    seconds: float
+    rate: float
+    """Mean over the whole run: bytes received in this run by its seconds."""
+    received: int
+    """Bytes of the file that this run received."""
+    resumed: int
+    connections: int
+    """The most connections that received at the same time."""
+    retries: int
+    checksum: str | None
+    """`sha256:HEX` when a checksum was asked for and verified."""
+    length_unverified: bool
+    """True when the server never said how long the file is."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """It ended without a finished file."""
+
+    kind: ClassVar[str] = "error"
+    url: str
+    error: str
+    """Stable name, see `fastidm.errors.EXIT_CODES`."""
+    exit_code: int
+    message: str
+    hint: str
+
+
+Event = Started | Progress | Retrying | Finished | Failed

@@ -1,0 +1,137 @@
+"""The queue of tasks, and the one who runs it.
+
+Rules of this module: `run` drives the engine in the calling thread. `stop` may be called from any thread and from signal
+handlers; everything else belongs to the thread that calls `run`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+
+from fastidm.engine import Engine
+from fastidm.errors import FastidmError, InterruptedDownload, UsageError, redact
+from fastidm.events import DownloadStatus, Event, Failed, Finished
+from fastidm.options import Options
+from fastidm.running import RunningTask
+
+MAX_DOWNLOADS = 3
+"""Tasks that run at the same time, unless the caller says otherwise."""
+
+
+class DownloadTask:
+    """One file to be downloaded. Made by `DownloadManager.add`."""
+
+    def __init__(self, url: str, options: Options) -> None:
+        self.url = url
+        self.options = options
+        self.result: Finished | None = None
+        self._running: RunningTask | None = None
+        self._stopped = False
+
+    def __repr__(self) -> str:
+        return f"<DownloadTask {redact(self.url)} {self.status.value}>"
+
+    @property
+    def status(self) -> DownloadStatus:
+        if self._running is None:
+            return DownloadStatus.PAUSED if self._stopped else DownloadStatus.PENDING
+        return self._running.machine.status
+
+    @property
+    def path(self) -> str | None:
+        """Where the file is, or will be; None until the name is known."""
+        return self._running.path if self._running is not None else self.options.output
+
+    @property
+    def error(self) -> FastidmError | None:
+        """Why it failed or was stopped; None otherwise."""
+        if self.status is DownloadStatus.PAUSED:
+            return InterruptedDownload("stopped before the end; everything received is kept")
+        return self._running.machine.error if self._running is not None else None
+
+
+class DownloadManager:
+    """Runs tasks, a few at a time.
+
+    Parameters: `observer(task, event)`, called in the thread of `run` with every event of `fastidm.events`; `max_downloads`,
+    tasks that run at the same time.
+    """
+
+    def __init__(
+        self, observer: Callable[[DownloadTask, Event], None] | None = None, *, max_downloads: int = MAX_DOWNLOADS
+    ) -> None:
+        if max_downloads < 1:
+            raise UsageError("max_downloads must be at least 1")
+        self._observer = observer
+        self._max_downloads = max_downloads
+        self._engine = Engine()
+        self._waiting: deque[DownloadTask] = deque()
+        self._stopping = False
+
+    def __enter__(self) -> DownloadManager:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def add(self, url: str, options: Options | None = None) -> DownloadTask:
+        """Queue a file.
+
+        Raises `UsageError` for a URL that is not http or https.
+        """
+        check_url(url)
+        task = DownloadTask(url, options or Options())
+        self._waiting.append(task)
+        return task
+
+    def run(self) -> None:
+        """Drive all tasks until each has ended, or `stop` was called."""
+        self._start_more()
+        self._engine.run(self._start_more)
+
+    def stop(self) -> None:
+        """Pause every task; `run` returns within a second. Safe in every thread and in signal handlers."""
+        self._stopping = True
+        self._engine.call(self._stop)
+
+    def close(self) -> None:
+        """Pause what still runs and give everything back."""
+        self._engine.close()
+
+    def _start_more(self) -> bool:
+        """Start what may run now; False when nothing was left to start."""
+        started = False
+        while self._waiting and not self._stopping and self._engine.running < self._max_downloads:
+            task = self._waiting.popleft()
+            task._running = self._engine.add(task.url, task.options, partial(self._event, task))
+            started = True
+        return started
+
+    def _stop(self) -> None:
+        for task in self._waiting:
+            task._stopped = True
+        self._waiting.clear()
+        self._engine.pause_all()
+
+    def _event(self, task: DownloadTask, event: Event) -> None:
+        if isinstance(event, Finished):
+            task.result = event
+        if self._observer is not None:
+            self._observer(task, event)
+        if isinstance(event, Finished | Failed):
+            self._start_more()
+
+
+def check_url(url: str) -> None:
+    """Raises `UsageError` unless `url` is an absolute http or https URL without spaces and control characters."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        raise UsageError(f"not an http or https URL: {redact(url)}", "write it like https://example.com/file")
+    host = rest.replace("?", "/").replace("#", "/").partition("/")[0].rpartition("@")[2]
+    if not host or host.startswith(":"):
+        raise UsageError(f"a URL without a host: {redact(url)}")
+    if not url.isprintable() or " " in url:
+        raise UsageError(f"a URL with spaces or control characters: {redact(url)}", "encode a space as %20")

@@ -1,0 +1,1 @@
+"""Talks. The only place that imports pycurl."""

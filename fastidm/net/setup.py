@@ -1,0 +1,83 @@
+"""From options to libcurl: what one request is told.
+
+Rules of this module:
+
+* fastidm follows redirects itself (`core.response`), so libcurl never does; http and https only, whatever the URL says.
+* Secrets of the user (headers, name and password, netrc) go to the origin of the user's own URL and to no other.
+* Segments use HTTP/1.1: over HTTP/2 all of them would share one TCP connection and its window.
+* `Accept-Encoding: identity` always, since an encoded part cannot be placed.
+"""
+
+from __future__ import annotations
+
+import pycurl
+
+from fastidm import __version__
+from fastidm.options import Options
+
+BUFFER = 512 << 10
+"""Bytes that libcurl may read from a socket at once. It still hands over 16 KiB a call, but receives three times cheaper than
+with its default of 16 KiB (measured on loopback)."""
+
+_SUPPRESS_CONNECT_HEADERS = 265
+"""CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name: a proxy's answer to CONNECT is not the server's head."""
+
+_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+
+
+def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, last: int | None, *, trusted: bool) -> None:
+    """Set everything that a fresh (or reset) handle needs for one request.
+
+    Parameters: `first`, `last`, the range, inclusive; `first` None: no Range; `last` None: to the end. `trusted`: `url` has the
+    origin of the user's own URL, so it gets the user's secrets.
+    """
+    set = curl.setopt
+    set(pycurl.URL, url)
+    set(pycurl.NOSIGNAL, 1)
+    set(pycurl.NOPROGRESS, 1)
+    set(pycurl.FOLLOWLOCATION, 0)
+    set(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+    set(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+    set(pycurl.BUFFERSIZE, _buffer_size(options))
+    set(pycurl.TCP_NODELAY, 1)
+    set(pycurl.TCP_KEEPALIVE, 1)
+    set(pycurl.CONNECTTIMEOUT_MS, max(1, int(options.connect_timeout * 1000)))
+    set(_SUPPRESS_CONNECT_HEADERS, 1)
+    if first is not None:
+        set(pycurl.RANGE, f"{first}-{'' if last is None else last}")
+    set(pycurl.USERAGENT, options.user_agent or f"fastidm/{__version__}")
+    headers = ["Accept-Encoding: identity"]
+    if trusted:
+        headers += options.headers
+        if options.user is not None:
+            name, _, password = options.user.partition(":")
+            set(pycurl.USERNAME, name)
+            set(pycurl.PASSWORD, password)
+        if options.netrc:
+            set(pycurl.NETRC, pycurl.NETRC_OPTIONAL)
+    set(pycurl.HTTPHEADER, headers)
+    if options.cookie_file is not None:
+        set(pycurl.COOKIEFILE, options.cookie_file)
+    if options.proxy is not None:
+        set(pycurl.PROXY, options.proxy)
+    _configure_tls(curl, options)
+
+
+def _configure_tls(curl: pycurl.Curl, options: Options) -> None:
+    set = curl.setopt
+    if options.insecure:
+        set(pycurl.SSL_VERIFYPEER, 0)
+        set(pycurl.SSL_VERIFYHOST, 0)
+    if options.cacert is not None:
+        set(pycurl.CAINFO, options.cacert)
+    if options.cert is not None:
+        set(pycurl.SSLCERT, options.cert)
+    if options.key is not None:
+        set(pycurl.SSLKEY, options.key)
+
+
+def _buffer_size(options: Options) -> int:
+    # A rate limit is kept by pausing, and what one read brings can no longer be refused.
+    if options.limit_rate is None:
+        return BUFFER
+    return min(BUFFER, max(1024, options.limit_rate // 16))

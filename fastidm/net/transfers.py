@@ -1,0 +1,243 @@
+"""Requests under way: one CurlMulti, driven by readiness, never by polling.
+
+Rules of this module:
+
+* `socket_action` with a selector. `CurlMulti.select` stalls up to seconds on TLS and breaks beyond 1024 descriptors.
+* Everything happens in the thread that calls `wait`, except `wake`, which any thread and any signal handler may call.
+* libcurl's callbacks run inside `wait` and must not start or cancel transfers; whoever decides there queues it for afterwards.
+* Handles are reused: making one costs more than a request.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import pycurl
+
+from fastidm.core.response import Head
+from fastidm.net.setup import configure
+from fastidm.options import Options
+
+if TYPE_CHECKING:
+    from fastidm.core.response import Head as Head
+
+PAUSE = 0x10000001
+"""CURL_WRITEFUNC_PAUSE."""
+
+Sink = Callable[[Any], int | None]
+
+
+def hold(block: memoryview) -> int:
+    """The sink of a transfer whose body must wait."""
+    return PAUSE
+
+
+class Transfer:
+    """One request under way. Made by `Transfers.start`."""
+
+    __slots__ = ("_head_done", "_lines", "curl", "on_end", "on_head", "paused")
+
+    def __init__(self, curl: pycurl.Curl, on_head: Callable[[Head], None], on_end: Callable[[int, str], None]) -> None:
+        self.curl = curl
+        self.on_head = on_head
+        self.on_end = on_end
+        self.paused = False
+        self._lines: list[bytes] = []
+        self._head_done = False
+
+    def receive_into(self, sink: Sink) -> None:
+        """Give the body another sink; not from within a callback."""
+        self.curl.setopt(pycurl.WRITEFUNCTION, sink, use_memoryview=True)
+
+    def pause(self) -> None:
+        """Receive nothing more for now; the server feels it through TCP."""
+        if not self.paused:
+            self.paused = True
+            self.curl.pause(pycurl.PAUSE_RECV)
+
+    def go_on(self) -> None:
+        """Receive again, after `pause` or after a sink has answered PAUSE."""
+        self.paused = False
+        self.curl.pause(pycurl.PAUSE_CONT)
+
+    def _header(self, line: bytes) -> None:
+        if self._head_done:
+            return
+        if line not in (b"\r\n", b"\n"):
+            self._lines.append(line)
+            return
+        head = parse_head(self._lines)
+        self._lines = []
+        if head.status >= 200:
+            self._head_done = True
+            self.on_head(head)
+
+
+def parse_head(lines: list[bytes]) -> Head:
+    """The head that these header lines (status line first) make. A line that is no field is passed over."""
+    words = lines[0].split(None, 2) if lines else []
+    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    fields = []
+    for line in lines[1:]:
+        name, colon, value = line.decode("latin-1").partition(":")
+        if colon:
+            fields.append((name.strip().lower(), value.strip()))
+    return Head(status, tuple(fields))
+
+
+class Transfers:
+    """All requests of the process' engine.
+
+    Parameter: `settle`, called after every piece of work that libcurl did, to write out what the sinks have gathered.
+    """
+
+    def __init__(self, settle: Callable[[], None]) -> None:
+        self._settle = settle
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, 256)
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._timer_at: float | None = None
+        self._active: dict[pycurl.Curl, Transfer] = {}
+        self._idle: list[pycurl.Curl] = []
+        self._failure: BaseException | None = None
+
+    def start(
+        self,
+        options: Options,
+        url: str,
+        first: int | None,
+        last: int | None,
+        *,
+        trusted: bool,
+        fresh: bool,
+        sink: Sink | None,
+        on_head: Callable[[Head], None],
+        on_end: Callable[[int, str], None],
+    ) -> Transfer:
+        """Send a request.
+
+        Parameters as in `net.setup.configure`; `fresh`, over a new connection; `sink`, where the body goes (None: it waits
+        until `receive_into`); `on_head(head)`, called when the head is complete; `on_end(code, message)`, called from `wait`
+        when the transfer has ended, with libcurl's code (0: the whole body came).
+        """
+        curl = self._idle.pop() if self._idle else pycurl.Curl()
+        transfer = Transfer(curl, self._guarded(on_head), on_end)
+        configure(curl, options, url, first, last, trusted=trusted)
+        curl.setopt(pycurl.FRESH_CONNECT, int(fresh))
+        curl.setopt(pycurl.HEADERFUNCTION, transfer._header)
+        transfer.receive_into(sink or hold)
+        self._active[curl] = transfer
+        self._multi.add_handle(curl)
+        return transfer
+
+    def cancel(self, transfer: Transfer) -> None:
+        """End a transfer; its `on_end` is not called. Not from within a callback."""
+        if self._active.pop(transfer.curl, None) is not None:
+            self._release(transfer.curl)
+
+    def wait(self, timeout: float) -> None:
+        """Let libcurl work until `timeout` seconds have passed, something has ended, or `wake` was called."""
+        if self._timer_at is not None:
+            timeout = min(timeout, self._timer_at - monotonic())
+        for key, mask in self._selector.select(max(0.0, timeout)):
+            if key.fd == self._wake_read:
+                self._drain()
+                continue
+            action = (pycurl.CSELECT_IN if mask & selectors.EVENT_READ else 0) | (
+                pycurl.CSELECT_OUT if mask & selectors.EVENT_WRITE else 0
+            )
+            self._multi.socket_action(key.fd, action)
+            self._settle()
+        if self._timer_at is not None and monotonic() >= self._timer_at:
+            self._timer_at = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+            self._settle()
+        self._reap()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def wake(self) -> None:
+        """Make `wait` return soon. Safe in every thread and in signal handlers."""
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:
+            pass  # as good as awake: the pipe is full of wake-ups
+
+    def close(self) -> None:
+        """End everything."""
+        for transfer in list(self._active.values()):
+            self.cancel(transfer)
+        for curl in self._idle:
+            curl.close()
+        self._idle.clear()
+        self._multi.close()
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _reap(self) -> None:
+        while True:
+            left, good, bad = self._multi.info_read()
+            ended = [(curl, 0, "") for curl in good] + [(curl, code, message) for curl, code, message in bad]
+            for curl, code, message in ended:
+                transfer = self._active.pop(curl, None)
+                if transfer is not None:
+                    self._release(curl)
+                    transfer.on_end(code, message)
+            if not left:
+                return
+
+    def _release(self, curl: pycurl.Curl) -> None:
+        self._multi.remove_handle(curl)
+        curl.reset()
+        self._idle.append(curl)
+
+    def _watch(self, event: int, fd: int, multi: object, data: object) -> None:
+        """libcurl says which descriptor it waits for, and for what."""
+        if event == pycurl.POLL_REMOVE:
+            try:
+                self._selector.unregister(fd)
+            except (KeyError, ValueError):
+                pass  # never watched
+            return
+        mask = (selectors.EVENT_READ if event & pycurl.POLL_IN else 0) | (selectors.EVENT_WRITE if event & pycurl.POLL_OUT else 0)
+        try:
+            self._selector.modify(fd, mask)
+        except KeyError:
+            self._selector.register(fd, mask)
+
+    def _set_timer(self, milliseconds: int) -> None:
+        self._timer_at = None if milliseconds < 0 else monotonic() + milliseconds / 1000
+
+    def _guarded(self, on_head: Callable[[Head], None]) -> Callable[[Head], None]:
+        # pycurl prints what a callback raises and goes on; a defect of ours must end the run instead.
+        def call(head: Head) -> None:
+            try:
+                on_head(head)
+            except BaseException as failure:
+                self._failure = failure
+
+        return call
+
+    def _drain(self) -> None:
+        try:
+            while os.read(self._wake_read, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+
+def _pipe() -> tuple[int, int]:
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write

@@ -1,0 +1,122 @@
+"""What a user may ask for: one immutable value that the command line and the embedding API both build.
+
+Rules of this module: a field here is a flag there (`connections` is `--conn`, `sync=False` is `--no-sync`), with the same
+default and the same meaning. Values are checked once, in `Options.__post_init__`; behind it nobody checks again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastidm.errors import UsageError
+
+MAX_CONNECTIONS = 128
+IO_MODES = ("auto", "mmap", "pwrite")
+ON_CHANGE = ("fail", "restart")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one file is to be downloaded.
+
+    Sizes are bytes, times are seconds, rates are bytes per second.
+
+    Raises `UsageError` for a value out of range.
+    """
+
+    output: str | None = None
+    """Path of the target; None: the name comes from the server or the URL, in `directory`."""
+    directory: str = "."
+    connections: int = 16
+    """Ceiling of connections for one task, 1 to 128."""
+    checksum: tuple[str, str] | None = None
+    """(hashlib name, lower-case hex digest), see `parse_checksum`."""
+    headers: tuple[str, ...] = ()
+    """Extra request headers, "Name: value" each; sent to the URL's own origin only."""
+    user_agent: str | None = None
+    user: str | None = None
+    """`name:password` for the URL's own origin."""
+    netrc: bool = False
+    cookie_file: str | None = None
+    """A Netscape cookies.txt to send cookies from."""
+    proxy: str | None = None
+    """http, https, socks4a or socks5h URL; "" for no proxy at all; None: as the environment says."""
+    cacert: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    insecure: bool = False
+    limit_rate: int | None = None
+    retries: int = 5
+    """Failures in a row, without a byte of progress between them, that a task survives."""
+    timeout: float = 60.0
+    """Seconds without any byte from anywhere after which a task gives up."""
+    connect_timeout: float = 15.0
+    """Seconds that one connection may take until the head of its answer is complete."""
+    max_redirects: int = 20
+    io: str = "auto"
+    sync: bool = True
+    """False: do not wait for the disk; exit 0 then does not promise to survive a power cut."""
+    restart: bool = False
+    """Ignore what an earlier run left and begin anew."""
+    on_change: str = "fail"
+    """What to do when the remote file changed: "fail" (exit 8) or "restart"."""
+    overwrite: bool = False
+    """Replace a finished file of the same name."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.connections <= MAX_CONNECTIONS:
+            raise UsageError(f"connections must be 1 to {MAX_CONNECTIONS}, not {self.connections}")
+        if self.io not in IO_MODES:
+            raise UsageError(f"io must be one of {', '.join(IO_MODES)}, not {self.io!r}")
+        if self.on_change not in ON_CHANGE:
+            raise UsageError(f"on_change must be one of {', '.join(ON_CHANGE)}, not {self.on_change!r}")
+        if self.limit_rate is not None and self.limit_rate < 1:
+            raise UsageError("limit_rate must be at least 1 byte per second")
+        for name, least in (("retries", 0), ("max_redirects", 0), ("timeout", 0.001), ("connect_timeout", 0.001)):
+            if not getattr(self, name) >= least:
+                raise UsageError(f"{name} must be at least {least}")
+        for header in self.headers:
+            name, colon, _ = header.partition(":")
+            if not colon or not name.strip() or any(c in header for c in "\r\n\0"):
+                raise UsageError("a header must look like 'Name: value', on one line")
+
+
+def parse_checksum(text: str) -> tuple[str, str]:
+    """("sha256", hex) from "sha256:HEX" or "sha-256=HEX"; every algorithm of hashlib with a fixed digest length.
+
+    Raises `UsageError` for an unknown algorithm, or a digest of the wrong length.
+    """
+    import hashlib
+
+    cut = min((text.find(c) for c in ":=" if c in text), default=-1)
+    name, digest = (text[:cut].strip().lower(), text[cut + 1 :].strip().lower()) if cut > 0 else ("", "")
+    if not name or not digest:
+        raise UsageError("a checksum must look like sha256:HEX")
+    known = {_plain(n): n for n in sorted(hashlib.algorithms_available) if not n.lower().startswith("shake")}
+    try:
+        size = hashlib.new(known[_plain(name)]).digest_size
+    except (KeyError, ValueError):
+        raise UsageError(f"unknown checksum algorithm {name!r}", "sha256, sha512, sha1, md5 and blake2b are known") from None
+    if len(digest) != 2 * size or any(c not in "0123456789abcdef" for c in digest):
+        raise UsageError(f"a {name} checksum has {2 * size} hexadecimal digits")
+    return known[_plain(name)], digest
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "500", "10k", "10M", "1.5GiB": units of 1024, as curl and wget read them.
+
+    Raises `UsageError`.
+    """
+    number = text.strip().lower().removesuffix("b").removesuffix("i")
+    unit = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}.get(number[-1:], 1)
+    try:
+        size = float(number if unit == 1 else number[:-1]) * unit
+        if not 0 <= size < 1 << 62:
+            raise ValueError(text)
+    except ValueError:
+        raise UsageError(f"not a size: {text!r}", "write it like 500k, 10M or 1.5G") from None
+    return int(size)

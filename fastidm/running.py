@@ -1,0 +1,453 @@
+"""One task being run: performs what its state machine wishes, and tells the machine what came of it.
+
+Rules of this module: no decisions. Each action of `core.task` has one small method here; each thing that happens (a head, an
+end, a disk job done) becomes one event of the machine. Everything runs in the engine's thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from random import random
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+from fastidm.background import Background
+from fastidm.core.rate import TokenBucket
+from fastidm.core.response import Head
+from fastidm.core.segments import ROW_BYTES, SegmentTable
+from fastidm.core.task import (
+    Action,
+    Arm,
+    Cancel,
+    Close,
+    Discard,
+    Ended,
+    Finish,
+    Notify,
+    Open,
+    Phase,
+    Place,
+    Request,
+    Resumed,
+    TaskMachine,
+)
+from fastidm.errors import ExistsError, FastidmError, NoSpaceError, StorageError, redact
+from fastidm.events import Event, Failed, Finished, Progress, Retrying, Started
+from fastidm.net.errors import trouble_of
+from fastidm.net.transfers import Transfer, Transfers
+from fastidm.options import Options
+from fastidm.storage.iomode import IoMode
+from fastidm.storage.naming import name_from_disposition, name_from_url
+from fastidm.storage.sink import ARMED, FAILED, FULL, Sink
+from fastidm.storage.target import Content as Stored
+from fastidm.storage.target import Resumable, Target
+
+if TYPE_CHECKING:
+    from fastidm.storage.sink import PureSink
+
+CHECKPOINT_SECONDS = 1.0
+CHECKPOINT_BYTES = 64 << 20
+CHECKPOINT_PAUSE = 0.25
+"""A checkpoint is begun after so many seconds, or after so many bytes but not sooner than this pause."""
+EVENT_SECONDS = 0.1
+"""Seconds between two Progress events."""
+
+
+class RunningTask:
+    """One task, its machine, its files and its connections.
+
+    Parameters: `url`; `options`; `transfers`, `background`, the engine's; `dirty`, the engine's list of sinks that have
+    gathered something; `observer`, called with every event.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        options: Options,
+        transfers: Transfers,
+        background: Background,
+        dirty: list[PureSink],
+        observer: Callable[[Event], None],
+    ) -> None:
+        self.url = url
+        self.options = options
+        self.machine = TaskMachine(url, options, random)
+        self._shown_url = redact(url)
+        self._origin = _origin(url)
+        self._transfers = transfers
+        self._background = background
+        self._dirty = dirty
+        self._observer = observer
+        self._target: Target | None = None
+        self._running: dict[int, Transfer] = {}
+        self._sinks: dict[int, PureSink] = {}
+        self._mode: IoMode | None = None
+        self._disk_busy = False
+        self._after_disk: list[Action] = []
+        self._begun = monotonic()
+        self._resumed = 0
+        self._retries_told = 0
+        self._shown_at = 0.0
+        self._checked_at = self._begun
+        self._checked_bytes = 0
+        self._bucket = TokenBucket(options.limit_rate, self._begun) if options.limit_rate else None
+        self._bucket_bytes = 0
+        self._taken = 0
+        self.ended = False
+
+    # ------------------------------------------------------------------ what the engine calls
+
+    def start(self, now: float) -> None:
+        """Look for what an earlier run left, and send the first request."""
+        try:
+            resumed = self._look_for_part()
+        except FastidmError as error:
+            self.machine.fail(error)
+        else:
+            self.machine.start(now, resumed)
+        self.perform(now)
+
+    def pause(self, now: float) -> None:
+        self.machine.pause()
+        self.perform(now)
+
+    def tick(self, now: float) -> None:
+        """Let the machine look around, draw the progress, make a checkpoint."""
+        throttled = self._bucket is not None
+        self.machine.tick(now, {id: sink.received for id, sink in self._sinks.items()}, throttled)
+        self.perform(now)
+        if self.machine.phase is Phase.RECEIVING:
+            if self._mode is not None:
+                self._mode.choose(self._sinks.values())
+            self._checkpoint(now)
+        if now - self._shown_at >= EVENT_SECONDS and not self.machine.ended_for_good:
+            self._shown_at = now
+            self._tell_progress()
+
+    def throttle(self, now: float) -> float | None:
+        """Keep to the rate limit: pause or go on. Returns the seconds until it must be called again, None without a limit."""
+        if self._bucket is None:
+            return None
+        received = self._taken + sum(sink.received for sink in self._sinks.values())
+        self._bucket.take(received - self._bucket_bytes, now)
+        self._bucket_bytes = received
+        wait = self._bucket.wait(now)
+        for id, transfer in self._running.items():
+            if wait > 0:
+                transfer.pause()
+            elif transfer.paused and id in self._sinks:
+                transfer.go_on()
+        return max(wait, 0.005) if wait > 0 else None
+
+    def perform(self, now: float) -> None:
+        """Do what the machine wishes, until it wishes nothing more."""
+        actions = self.machine.actions
+        while actions:
+            action = actions.pop(0)
+            _PERFORM[type(action)](self, action)
+        if self.machine.ended_for_good and not self.ended and not self._disk_busy:
+            self._end()
+
+    # ------------------------------------------------------------------ actions
+
+    def _request(self, action: Request) -> None:
+        id = action.connection
+        sink = None
+        if self.machine.phase is Phase.RECEIVING:
+            sink = self._sinks[id] = self._new_sink()
+        self._running[id] = self._transfers.start(
+            self.options,
+            action.url,
+            action.first,
+            action.last,
+            trusted=_origin(action.url) == self._origin,
+            fresh=action.fresh,
+            sink=sink,
+            on_head=partial(self._head, id),
+            on_end=partial(self._end_of, id),
+        )
+
+    def _arm(self, action: Arm) -> None:
+        """Storage is open: a body that waited may come."""
+        transfer = self._running.get(action.connection)
+        if transfer is None:
+            return
+        sink = self._sinks[action.connection] = self._new_sink()
+        sink.arm(action.row, action.cursor)
+        transfer.receive_into(sink)
+        transfer.go_on()
+        self._settle()
+
+    def _cancel(self, action: Cancel) -> None:
+        transfer = self._running.pop(action.connection, None)
+        if transfer is not None:
+            self._transfers.cancel(transfer)
+        sink = self._sinks.pop(action.connection, None)
+        if sink is not None:
+            self._taken += sink.received
+            sink.flush()
+            sink.close()
+
+    def _open(self, action: Open) -> None:
+        content = Stored(action.content.total, action.content.etag, action.content.last_modified)
+        rows = action.rows
+        try:
+            if self._target is None:
+                self._target = self._name(action.head)
+                found = self._target.prepare()
+                if found is not None:
+                    rows = self.machine.resume_after_probe(_resumed(found))
+        except FastidmError as error:
+            self.machine.open_failed(error)
+            return
+        target = self._target
+        self._on_disk(partial(target.begin, content) if rows is None else partial(target.resume, rows), self._opened)
+
+    def _opened(self, result: object, error: BaseException | None) -> None:
+        if error is not None:
+            self.machine.open_failed(_storage_error(error))
+            return
+        target = self._target
+        assert target is not None
+        if not target.has_journal:
+            stop = target.size if target.size >= 0 else (1 << 63) - 1
+            target.table[:ROW_BYTES] = b"".join(n.to_bytes(8, "little") for n in (0, stop, 0))
+        elif not any(target.table):
+            from fastidm.core.scheduler import first_cut
+            from fastidm.core.segments import tile
+
+            parts = first_cut(target.size, self.options.connections) if self.machine.ranges else []
+            target.table[:] = tile(target.size, parts, len(target.table) // ROW_BYTES)
+        table = SegmentTable(target.table)
+        self._mode = IoMode(self.options.io if target.map_allowed else "pwrite", target.size)
+        self._resumed = self._checked_bytes = table.received()
+        self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.ranges))
+        self.machine.opened(table, monotonic())
+
+    def _discard(self, action: Discard) -> None:
+        self._resumed = 0
+        if self._target is not None:
+            target, self._target = self._target, None
+            self._on_disk(target.discard, lambda result, error: None)
+
+    def _finish(self, action: Finish) -> None:
+        if self._disk_busy:
+            self._after_disk.append(action)
+            return
+        target = self._target
+        assert target is not None
+        stop = lambda: self.machine.phase is not Phase.FINISHING  # noqa: E731
+        self._on_disk(partial(target.finish, action.size, self.options.checksum, stop), self._finished)
+
+    def _finished(self, result: object, error: BaseException | None) -> None:
+        if self.machine.phase is not Phase.FINISHING:
+            return
+        if error is None:
+            self.machine.finished()
+        else:
+            self.machine.finish_failed(_storage_error(error))
+
+    def _notify(self, action: Notify) -> None:
+        self._tell(Retrying(self._shown_url, action.reason, action.delay, action.failures))
+
+    def _close(self, action: Close) -> None:
+        if self._disk_busy:
+            self._after_disk.append(action)
+        elif self._target is not None:
+            self._target.close()
+
+    # ------------------------------------------------------------------ what connections tell
+
+    def _head(self, id: int, head: Head) -> None:
+        """The head of an answer is complete. Called by libcurl: what the machine wishes is done later."""
+        place = self.machine.head(id, head, monotonic(), time())
+        if isinstance(place, Arm):
+            self._sinks[id].arm(place.row, place.cursor)
+
+    def _end_of(self, id: int, code: int, message: str) -> None:
+        now = monotonic()
+        self._running.pop(id, None)
+        sink = self._sinks.pop(id, None)
+        if sink is None:
+            trouble, detail = trouble_of(code, message) if code else (None, "")
+            end = Ended(trouble, detail)
+        else:
+            self._taken += sink.received
+            end = self._end_with_sink(sink, code, message)
+            sink.close()
+        self.machine.ended(id, end, now)
+
+    def _end_with_sink(self, sink: PureSink, code: int, message: str) -> Ended:
+        sink.flush()
+        if sink.state == FAILED:
+            if sink.mismatch >= 0:
+                return Ended(mismatch=sink.mismatch)
+            return Ended(error=_storage_error(OSError(sink.errno, os.strerror(sink.errno))))
+        if code == 0 or sink.state == FULL:
+            return Ended()
+        trouble, detail = trouble_of(code, message)
+        return Ended(trouble, detail)
+
+    # ------------------------------------------------------------------ disk
+
+    def _on_disk(self, job: Callable[[], object], done: Callable[[object, BaseException | None], None]) -> None:
+        """One job at a time: part file and journal belong to it until it is done."""
+        self._disk_busy = True
+
+        def delivered(result: object, error: BaseException | None) -> None:
+            self._disk_busy = False
+            done(result, error)
+            self.machine.actions[:0] = self._after_disk
+            self._after_disk = []
+            self.perform(monotonic())
+
+        self._background.submit(job, delivered)
+
+    def _checkpoint(self, now: float) -> None:
+        target, table = self._target, self.machine.table
+        if self._disk_busy or target is None or table is None or not target.has_journal or not self.options.sync:
+            return
+        fresh = table.received() - self._checked_bytes
+        passed = now - self._checked_at
+        if fresh > 0 and (passed >= CHECKPOINT_SECONDS or (fresh >= CHECKPOINT_BYTES and passed >= CHECKPOINT_PAUSE)):
+            self._checked_bytes += fresh
+            self._checked_at = now
+            # The snapshot is taken before the sync begins: bytes that arrive meanwhile are not in it (invariant I4).
+            self._on_disk(partial(target.checkpoint, bytes(target.table)), self._checked)
+
+    def _checked(self, result: object, error: BaseException | None) -> None:
+        if error is not None:
+            self.machine.fail(_storage_error(error))
+
+    def _new_sink(self) -> PureSink:
+        target, mode = self._target, self._mode
+        assert target is not None and mode is not None
+        return Sink(target.fd, target.table, target.size, self._dirty, **mode.sink_settings(self.options.connections))
+
+    def _settle(self) -> None:
+        for sink in self._dirty:
+            sink.flush()
+        self._dirty.clear()
+
+    def _look_for_part(self) -> Resumed | None:
+        """What an earlier run left under the name that is known before the server was asked."""
+        if self.options.output is not None:
+            self._target = Target(os.path.abspath(self.options.output), self.url, self.options)
+            found = self._target.prepare()
+        else:
+            path = os.path.join(os.path.abspath(self.options.directory), name_from_url(self.url))
+            candidate = Target(path, self.url, self.options)
+            try:
+                found = candidate.prepare()
+            except ExistsError:
+                return None  # the server may have another name for it
+            if found is None:
+                candidate.close()
+            else:
+                self._target = candidate
+        return None if found is None else _resumed(found)
+
+    def _name(self, head: Head) -> Target:
+        """The target under the name that the server gives the file, or the URL's."""
+        name = name_from_disposition(head.get("content-disposition") or "") or name_from_url(self.url)
+        return Target(os.path.join(os.path.abspath(self.options.directory), name), self.url, self.options)
+
+    # ------------------------------------------------------------------ what is told
+
+    @property
+    def path(self) -> str | None:
+        return self._target.path if self._target is not None else None
+
+    def _tell(self, event: Event) -> None:
+        self._observer(event)
+
+    def _tell_progress(self) -> None:
+        machine, table = self.machine, self.machine.table
+        self._tell(
+            Progress(
+                self._shown_url,
+                self.path,
+                machine.content.total,
+                table.received() if table is not None else 0,
+                machine.speed,
+                machine.eta,
+                machine.receiving,
+                table.snapshot() if table is not None and machine.content.total is not None else (),
+            )
+        )
+
+    def _end(self) -> None:
+        self.ended = True
+        machine = self.machine
+        if machine.phase is Phase.COMPLETED:
+            self._tell_progress()
+            self._tell(self._result())
+        elif machine.error is not None:
+            error = machine.error
+            self._tell(Failed(self._shown_url, error.name, error.exit_code, error.message, error.hint))
+
+    def _result(self) -> Finished:
+        machine, target = self.machine, self._target
+        assert machine.table is not None and target is not None
+        seconds = monotonic() - self._begun
+        received = machine.table.size - self._resumed
+        checksum = self.options.checksum
+        return Finished(
+            url=self._shown_url,
+            path=target.path,
+            size=machine.table.size,
+            seconds=seconds,
+            rate=received / seconds if seconds > 0 else 0.0,
+            received=received,
+            resumed=self._resumed,
+            connections=machine.peak,
+            retries=machine.retries,
+            checksum=f"{checksum[0]}:{checksum[1]}" if checksum else None,
+            length_unverified=machine.content.total is None,
+        )
+
+
+_PERFORM: dict[type, Callable[[RunningTask, object], None]] = {
+    Request: RunningTask._request,
+    Arm: RunningTask._arm,
+    Cancel: RunningTask._cancel,
+    Open: RunningTask._open,
+    Discard: RunningTask._discard,
+    Finish: RunningTask._finish,
+    Notify: RunningTask._notify,
+    Close: RunningTask._close,
+}  # type: ignore[dict-item]
+
+
+def _resumed(found: Resumable) -> Resumed:
+    from fastidm.core.response import Content
+    from fastidm.storage.journal import ROWS
+
+    content = Content(found.content.total, found.content.etag, found.content.last_modified)
+    return Resumed(content, tuple(found.claims), found.same_url, ROWS)
+
+
+def _known(size: int) -> int | None:
+    return size if size >= 0 else None
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port, lower case: what may see the user's secrets."""
+    scheme, _, rest = url.partition("://")
+    authority = rest.partition("/")[0].partition("?")[0].partition("#")[0].rpartition("@")[2].lower()
+    default = {"http": ":80", "https": ":443"}.get(scheme.lower(), "")
+    return f"{scheme.lower()}://{authority.removesuffix(default)}"
+
+
+def _storage_error(error: BaseException) -> FastidmError:
+    import errno
+
+    if isinstance(error, FastidmError):
+        return error
+    if not isinstance(error, OSError):
+        raise error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return NoSpaceError("the disk is full", "free some space; the same command goes on where it stopped")
+    return StorageError(f"the file cannot be written: {error.strerror}", "look at the disk; the same command goes on")
