@@ -34,6 +34,7 @@ class Engine:
         self._transfers = Transfers(self._settle)
         self._background = Background(self._transfers.wake)
         self._tasks: list[RunningTask] = []
+        self._stop_at = float("inf")
         self._calls: deque[Callable[[], None]] = deque()
 
     @property
@@ -43,7 +44,7 @@ class Engine:
 
     def add(self, url: str, options: Options, observer: Callable[[Event], None]) -> RunningTask:
         """Take a task in; the loop starts it. In the engine's thread only."""
-        task = RunningTask(url, options, self._transfers, self._background, self._dirty, observer)
+        task = RunningTask(url, options, self._transfers, self._background, self._dirty, self._settle, observer)
         self._tasks.append(task)
         self.call(lambda: task.start(monotonic()))
         return task
@@ -54,15 +55,16 @@ class Engine:
         self._transfers.wake()
 
     def pause_all(self) -> None:
-        """Stop every task and keep what it has; in the engine's thread only."""
+        """Stop every task and keep what it has; `run` returns within `GRACE`. In the engine's thread only."""
         now = monotonic()
+        self._stop_at = now + GRACE
         for task in self._tasks:
             task.pause(now)
 
     def run(self, idle: Callable[[], bool]) -> None:
         """Serve the tasks. Whenever none is left `idle` is asked: it may add some and return True, or end the loop."""
-        next_tick = 0.0
-        while self._tasks or idle():
+        now = next_tick = 0.0
+        while (self._tasks or idle()) and now < self._stop_at:
             self._transfers.wait(self._timeout(next_tick))
             while self._calls:
                 self._calls.popleft()()
@@ -80,10 +82,9 @@ class Engine:
 
     def close(self) -> None:
         """End what is left and give everything back."""
-        deadline = monotonic() + GRACE
         self.pause_all()
-        while self._background.pending and monotonic() < deadline:
-            self._transfers.wait(deadline - monotonic())
+        while self._background.pending and (left := self._stop_at - monotonic()) > 0:
+            self._transfers.wait(left)
             self._background.deliver()
         self._background.close()
         self._transfers.close()

@@ -14,10 +14,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from fastidm.background import Background
-from fastidm.core.rate import TokenBucket
-from fastidm.core.response import Head
-from fastidm.core.segments import ROW_BYTES, SegmentTable
-from fastidm.core.task import (
+from fastidm.core.actions import (
     Action,
     Arm,
     Cancel,
@@ -27,12 +24,14 @@ from fastidm.core.task import (
     Finish,
     Notify,
     Open,
-    Phase,
-    Place,
     Request,
     Resumed,
-    TaskMachine,
 )
+from fastidm.core.phase import Phase
+from fastidm.core.rate import TokenBucket
+from fastidm.core.response import Head
+from fastidm.core.segments import ROW_BYTES, SegmentTable
+from fastidm.core.task import TaskMachine
 from fastidm.errors import ExistsError, FastidmError, NoSpaceError, StorageError, redact
 from fastidm.events import Event, Failed, Finished, Progress, Retrying, Started
 from fastidm.net.errors import trouble_of
@@ -40,7 +39,7 @@ from fastidm.net.transfers import Transfer, Transfers
 from fastidm.options import Options
 from fastidm.storage.iomode import IoMode
 from fastidm.storage.naming import name_from_disposition, name_from_url
-from fastidm.storage.sink import ARMED, FAILED, FULL, Sink
+from fastidm.storage.sink import FAILED, FULL, Sink
 from fastidm.storage.target import Content as Stored
 from fastidm.storage.target import Resumable, Target
 
@@ -59,7 +58,7 @@ class RunningTask:
     """One task, its machine, its files and its connections.
 
     Parameters: `url`; `options`; `transfers`, `background`, the engine's; `dirty`, the engine's list of sinks that have
-    gathered something; `observer`, called with every event.
+    gathered something; `settle`, makes them write it out; `observer`, called with every event.
     """
 
     def __init__(
@@ -69,6 +68,7 @@ class RunningTask:
         transfers: Transfers,
         background: Background,
         dirty: list[PureSink],
+        settle: Callable[[], None],
         observer: Callable[[Event], None],
     ) -> None:
         self.url = url
@@ -79,6 +79,7 @@ class RunningTask:
         self._transfers = transfers
         self._background = background
         self._dirty = dirty
+        self._settle = settle
         self._observer = observer
         self._target: Target | None = None
         self._running: dict[int, Transfer] = {}
@@ -88,7 +89,6 @@ class RunningTask:
         self._after_disk: list[Action] = []
         self._begun = monotonic()
         self._resumed = 0
-        self._retries_told = 0
         self._shown_at = 0.0
         self._checked_at = self._begun
         self._checked_bytes = 0
@@ -200,30 +200,28 @@ class RunningTask:
                 if found is not None:
                     rows = self.machine.resume_after_probe(_resumed(found))
         except FastidmError as error:
-            self.machine.open_failed(error)
+            self.machine.fail(error)
             return
         target = self._target
-        self._on_disk(partial(target.begin, content) if rows is None else partial(target.resume, rows), self._opened)
+        if rows is None:
+            self._on_disk(partial(target.begin, content), partial(self._opened, anew=True))
+        else:
+            self._on_disk(partial(target.resume, rows), partial(self._opened, anew=False))
 
-    def _opened(self, result: object, error: BaseException | None) -> None:
+    def _opened(self, result: object, error: BaseException | None, anew: bool) -> None:
+        if self.machine.phase is not Phase.OPENING:
+            return  # paused or failed meanwhile
         if error is not None:
-            self.machine.open_failed(_storage_error(error))
+            self.machine.fail(_storage_error(error))
             return
         target = self._target
         assert target is not None
-        if not target.has_journal:
-            stop = target.size if target.size >= 0 else (1 << 63) - 1
-            target.table[:ROW_BYTES] = b"".join(n.to_bytes(8, "little") for n in (0, stop, 0))
-        elif not any(target.table):
-            from fastidm.core.scheduler import first_cut
-            from fastidm.core.segments import tile
-
-            parts = first_cut(target.size, self.options.connections) if self.machine.ranges else []
-            target.table[:] = tile(target.size, parts, len(target.table) // ROW_BYTES)
+        if anew:
+            target.table[:] = self.machine.rows_anew(len(target.table) // ROW_BYTES)
         table = SegmentTable(target.table)
         self._mode = IoMode(self.options.io if target.map_allowed else "pwrite", target.size)
         self._resumed = self._checked_bytes = table.received()
-        self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.ranges))
+        self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.connections.ranges))
         self.machine.opened(table, monotonic())
 
     def _discard(self, action: Discard) -> None:
@@ -242,12 +240,10 @@ class RunningTask:
         self._on_disk(partial(target.finish, action.size, self.options.checksum, stop), self._finished)
 
     def _finished(self, result: object, error: BaseException | None) -> None:
-        if self.machine.phase is not Phase.FINISHING:
-            return
         if error is None:
             self.machine.finished()
-        else:
-            self.machine.finish_failed(_storage_error(error))
+        elif self.machine.phase is Phase.FINISHING:
+            self.machine.fail(_storage_error(error))
 
     def _notify(self, action: Notify) -> None:
         self._tell(Retrying(self._shown_url, action.reason, action.delay, action.failures))
@@ -326,11 +322,6 @@ class RunningTask:
         assert target is not None and mode is not None
         return Sink(target.fd, target.table, target.size, self._dirty, **mode.sink_settings(self.options.connections))
 
-    def _settle(self) -> None:
-        for sink in self._dirty:
-            sink.flush()
-        self._dirty.clear()
-
     def _look_for_part(self) -> Resumed | None:
         """What an earlier run left under the name that is known before the server was asked."""
         if self.options.output is not None:
@@ -373,7 +364,7 @@ class RunningTask:
                 table.received() if table is not None else 0,
                 machine.speed,
                 machine.eta,
-                machine.receiving,
+                len(machine.connections.busy),
                 table.snapshot() if table is not None and machine.content.total is not None else (),
             )
         )
@@ -402,14 +393,14 @@ class RunningTask:
             rate=received / seconds if seconds > 0 else 0.0,
             received=received,
             resumed=self._resumed,
-            connections=machine.peak,
-            retries=machine.retries,
+            connections=machine.connections.peak,
+            retries=machine.connections.lost,
             checksum=f"{checksum[0]}:{checksum[1]}" if checksum else None,
             length_unverified=machine.content.total is None,
         )
 
 
-_PERFORM: dict[type, Callable[[RunningTask, object], None]] = {
+_PERFORM: dict[type, Callable[..., None]] = {
     Request: RunningTask._request,
     Arm: RunningTask._arm,
     Cancel: RunningTask._cancel,
@@ -418,7 +409,7 @@ _PERFORM: dict[type, Callable[[RunningTask, object], None]] = {
     Finish: RunningTask._finish,
     Notify: RunningTask._notify,
     Close: RunningTask._close,
-}  # type: ignore[dict-item]
+}
 
 
 def _resumed(found: Resumable) -> Resumed:

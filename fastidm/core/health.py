@@ -22,6 +22,9 @@ CRAWL_FACTOR = 0.25
 CRAWL_AGE = 1.0
 """Seconds before a connection is judged: the start of a TCP connection is slow."""
 
+RELIEF_PAUSE = 10.0
+"""Seconds before the same segment's connection may be ended again for being slow."""
+
 
 class Role(Enum):
     """Why a connection was opened."""

@@ -220,6 +220,14 @@ def changed(pinned: Content | None, seen: Content) -> ContentChangedError | None
     return None
 
 
+def vouched(pinned: Content, seen: Content) -> bool:
+    """Whether a validator says that both are the same file, not merely that nothing speaks against it."""
+    if pinned.total is None or pinned.total != seen.total or changed(pinned, seen):
+        return False
+    pairs = ((pinned.etag, seen.etag), (pinned.last_modified, seen.last_modified))
+    return any(ours is not None and ours == theirs for ours, theirs in pairs)
+
+
 def validators(head: Head) -> tuple[str | None, str | None]:
     """(ETag, Last-Modified) as they were sent; absurdly long ones count as absent."""
     etag, date = head.get("etag"), head.get("last-modified")

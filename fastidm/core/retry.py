@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC
 from enum import Enum
+
+from fastidm.errors import AuthError, FastidmError, LimitError, NetworkError, ProtocolError, TlsError
 
 LONGEST = 600.0
 """Seconds: no Retry-After makes us wait longer than this."""
@@ -32,6 +35,22 @@ class Trouble(Enum):
 
 PASSING = frozenset((Trouble.RESOLVE, Trouble.CONNECT, Trouble.TIMEOUT, Trouble.BROKEN, Trouble.TLS, Trouble.PROXY))
 """Troubles that may be gone the next time. A bad certificate is not among them."""
+
+
+def final_error(trouble: Trouble, detail: str = "") -> FastidmError:
+    """The error that a trouble becomes when it is final. `detail`: one short printable text, or ""."""
+    text = f"{trouble.value} ({detail})" if detail else trouble.value
+    if trouble is Trouble.CERTIFICATE:
+        return TlsError(text, "--cacert FILE trusts a private CA, --insecure trusts anybody")
+    if trouble is Trouble.TLS:
+        return TlsError(text)
+    if trouble is Trouble.PROXY_AUTH:
+        return AuthError(text, "give name and password in the URL of --proxy")
+    if trouble is Trouble.TOO_LARGE:
+        return LimitError(text)
+    if trouble is Trouble.MALFORMED:
+        return ProtocolError(text)
+    return NetworkError(text, "check the address and the network; the same command tries again")
 
 
 @dataclass(frozen=True)
@@ -89,14 +108,15 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 def parse_http_date(text: str) -> float | None:
     """Seconds since the epoch of an IMF-fixdate ("Sun, 06 Nov 1994 08:49:37 GMT"); None for anything else."""
-    from datetime import datetime, timezone
+    from datetime import datetime
 
     try:
         _, day, month, year, clock, zone = text.replace(",", " ").split()
         hour, minute, second = (int(n) for n in clock.split(":"))
         if zone.upper() not in ("GMT", "UTC"):
             return None
-        date = datetime(int(year), _MONTHS.index(month.lower()) + 1, int(day), hour, minute, second, tzinfo=timezone.utc)
+        date = datetime(int(year), _MONTHS.index(month.lower()) + 1, int(day), hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
-    return date.timestamp()
+    seconds: float = date.timestamp()
+    return seconds

@@ -88,7 +88,7 @@ def plan_hedge(runners: Iterable[Runner], speed: float, cost: float, budget: int
 class Ramp:
     """How many connections a task may have now.
 
-    It begins with one and doubles whenever all that are allowed were answered, so the ceiling is reached after a few round
+    It begins with one and doubles whenever as many as were added have been answered, so the ceiling is reached after a few round
     trips; it stops early when a measured window shows that more connections did not bring more bytes. A refusal (503, 429, a
     reset, silence) while others receive is the server's own limit: it is kept, and tried again by one every half minute.
     """
@@ -103,6 +103,7 @@ class Ramp:
     def __init__(self, ceiling: int) -> None:
         self.ceiling = ceiling
         self._allowed = 1
+        self._needed = 1  # answers until it doubles
         self._limit: int | None = None
         self._limited_at = 0.0
         self._flat_at: float | None = None
@@ -128,7 +129,9 @@ class Ramp:
         if self._flat_at is not None and now - self._flat_at > self.PATIENCE:
             self._flat_at = None
             self._goodput.clear()
-        if receiving >= self._allowed and self._flat_at is None:
+        self._needed -= 1
+        if self._needed <= 0 and self._flat_at is None:
+            self._needed = self._allowed
             self._allowed = min(2 * self._allowed, self.ceiling)
 
     def refused(self, others: int, now: float) -> None:
@@ -138,7 +141,7 @@ class Ramp:
 
     def restarted(self) -> None:
         """All connections were lost: begin with one again, and keep what is known of the server's limit."""
-        self._allowed = 1
+        self._allowed = self._needed = 1
         self._window = None
 
     def measure(self, received: int, receiving: int, now: float) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from numpy import void
     from numpy.typing import NDArray
 
 ROW_BYTES = 24
@@ -94,7 +95,7 @@ class SegmentTable:
         return tuple(self[row] for row in self.order)
 
     @property
-    def array(self) -> NDArray[object]:
+    def array(self) -> NDArray[void]:
         """The rows in the buffer as a numpy structured array with fields start, stop, position; no copy is made."""
         import numpy
 
@@ -115,7 +116,7 @@ class SegmentTable:
         self.order.insert(self.order.index(row) + 1, new)
         return new
 
-    def melt(self, busy: Iterable[int] = ()) -> None:
+    def melt(self, busy: Iterable[int | None] = ()) -> None:
         """Let finished segments melt into their right neighbours, and so make room. Rows in `busy` stay: a sink holds them."""
         keep = set(busy)
         for row, right in zip(self.order[:], self.order[1:], strict=False):

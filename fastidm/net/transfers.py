@@ -56,13 +56,20 @@ class Transfer:
     def pause(self) -> None:
         """Receive nothing more for now; the server feels it through TCP."""
         if not self.paused:
-            self.paused = True
-            self.curl.pause(pycurl.PAUSE_RECV)
+            self.paused = self._pause(pycurl.PAUSE_RECV)
 
     def go_on(self) -> None:
         """Receive again, after `pause` or after a sink has answered PAUSE."""
         self.paused = False
-        self.curl.pause(pycurl.PAUSE_CONT)
+        self._pause(pycurl.PAUSE_CONT)
+
+    def _pause(self, how: int) -> bool:
+        """Whether libcurl did it: it does not while there is no connection yet, or no more."""
+        try:
+            self.curl.pause(how)
+        except pycurl.error:
+            return False
+        return True
 
     def _header(self, line: bytes) -> None:
         if self._head_done:
@@ -209,7 +216,8 @@ class Transfers:
             except (KeyError, ValueError):
                 pass  # never watched
             return
-        mask = (selectors.EVENT_READ if event & pycurl.POLL_IN else 0) | (selectors.EVENT_WRITE if event & pycurl.POLL_OUT else 0)
+        mask = selectors.EVENT_READ if event & pycurl.POLL_IN else 0
+        mask |= selectors.EVENT_WRITE if event & pycurl.POLL_OUT else 0
         try:
             self._selector.modify(fd, mask)
         except KeyError:

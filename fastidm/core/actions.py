@@ -1,0 +1,100 @@
+"""What a task wishes, and what it is told: the values that pass between the core and the engine.
+
+Rule of this module: plain immutable values. Offsets and sizes are bytes; ranges are inclusive as in HTTP.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from fastidm.core.response import Content, Head
+from fastidm.core.retry import Trouble
+from fastidm.errors import FastidmError
+
+
+class Request(NamedTuple):
+    """Open connection `connection` for bytes first..last (`first` None: no Range; `last` None: to the end)."""
+
+    connection: int
+    url: str
+    first: int | None
+    last: int | None
+    fresh: bool
+    """Not over a kept-alive connection."""
+
+
+class Arm(NamedTuple):
+    """Let the body of `connection` into segment `row`; its first byte belongs at offset `cursor`."""
+
+    connection: int
+    row: int
+    cursor: int
+
+
+class Cancel(NamedTuple):
+    """End a connection; nothing of it will be told back."""
+
+    connection: int
+
+
+class Open(NamedTuple):
+    """Make part file and journal for `content`, or go on with `rows` of an earlier run."""
+
+    content: Content
+    head: Head
+    rows: bytes | None
+
+
+class Discard(NamedTuple):
+    """Drop part file and journal: the task begins anew."""
+
+
+class Finish(NamedTuple):
+    """Verify, sync and rename the file of `size` bytes."""
+
+    size: int
+
+
+class Notify(NamedTuple):
+    """Tell the user that something will be tried again after `delay` seconds."""
+
+    reason: str
+    delay: float
+    failures: int
+
+
+class Close(NamedTuple):
+    """The task has ended or pauses: let go of part file and journal; what is worth keeping stays."""
+
+
+Action = Request | Arm | Cancel | Open | Discard | Finish | Notify | Close
+
+
+class Place(Enum):
+    """What becomes of a body that goes into no segment: it waits until storage is open, or nobody wants it."""
+
+    HOLD = "hold"
+    DROP = "drop"
+
+
+class Ended(NamedTuple):
+    """How a connection ended: `trouble` None means that the whole body came, or that its segment was cut."""
+
+    trouble: Trouble | None = None
+    detail: str = ""
+    error: FastidmError | None = None
+    """The sink could not write: the task fails."""
+    mismatch: int | None = None
+    """Offset at which an overlap differed from what was written before."""
+
+
+class Resumed(NamedTuple):
+    """What an earlier run left."""
+
+    content: Content
+    claims: tuple[tuple[int, int], ...]
+    """Half-open ranges that are written."""
+    same_url: bool
+    capacity: int
+    """Rows that the segment table has room for."""

@@ -1,0 +1,278 @@
+"""Who fills which segment: the connections of one task.
+
+Rules of this module:
+
+* Each segment is filled by one connection, or by two when its rest is hedged.
+* Make before break: a running segment is cut when its new connection has been answered, not when it is asked for.
+* Steal first, kill last: a slow connection loses the back of its segment to others; only one that stands still or crawls is
+  ended, and only while others receive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastidm.core import health
+from fastidm.core.actions import Action, Arm, Cancel, Request
+from fastidm.core.health import Connection, Role, median
+from fastidm.core.scheduler import HEDGE_BYTES, HEDGE_SHARE, Ramp, Runner, plan_hedge, plan_split
+from fastidm.core.segments import UNKNOWN, SegmentTable
+
+OVERLAP = 4096
+"""Bytes before a resumed segment's position that are fetched again and compared, to prove that the content is the same."""
+
+
+class Connections:
+    """The running requests of one task.
+
+    Parameters: `actions`, where wishes are left; `url`, where requests go (may be changed at any time); `ceiling`, connections
+    at most.
+    """
+
+    def __init__(self, actions: list[Action], url: str, ceiling: int) -> None:
+        self.url = url
+        self.ranges = False
+        """Whether the server can send parts."""
+        self.ramp = Ramp(ceiling)
+        self.table: SegmentTable | None = None
+        self.peak = 0
+        """The most connections that filled segments at the same time."""
+        self.lost = 0
+        """Connections that had to be made again."""
+        self._actions = actions
+        self._running: dict[int, Connection] = {}
+        self._last_id = 0
+        self._cost = 0.0
+        self._unproven: set[int] = set()
+        self._relieved: dict[int, float] = {}
+        self._hedged = 0
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    @property
+    def busy(self) -> list[Connection]:
+        """Those that are filling segments."""
+        return [c for c in self._running.values() if c.receiving]
+
+    def get(self, id: int) -> Connection | None:
+        return self._running.get(id)
+
+    def pop(self, id: int) -> Connection | None:
+        """Forget a connection that has ended by itself."""
+        return self._running.pop(id, None)
+
+    def count(self, counts: Mapping[int, int], now: float, throttled: bool) -> None:
+        """Tell how many bytes each has received in all; one that a rate limit holds back is not silent."""
+        for connection in self._running.values():
+            connection.count(counts.get(connection.id, 0), now)
+            if throttled:
+                connection.heard_at = now
+
+    def take_after(self, before: Connections) -> None:
+        """Go on counting where those of an earlier attempt stopped."""
+        self.peak, self.lost, self._last_id = before.peak, before.lost, before._last_id
+
+    # ------------------------------------------------------------------ begin and end
+
+    def request(
+        self, role: Role, first: int | None, last: int | None, target: int | None, now: float, fresh: bool = False
+    ) -> None:
+        """Open one more connection; parameters as of `Connection` and `Request`."""
+        self._last_id += 1
+        self._running[self._last_id] = Connection(self._last_id, role, first, last, target, now)
+        self._actions.append(Request(self._last_id, self.url, first, last, fresh))
+
+    def cancel(self, connection: Connection) -> None:
+        if self._running.pop(connection.id, None) is not None:
+            self._actions.append(Cancel(connection.id))
+
+    def cancel_all(self) -> None:
+        for connection in list(self._running.values()):
+            self.cancel(connection)
+
+    def opened(self, table: SegmentTable, resumed: bool, now: float) -> None:
+        """The segments are known: place those that were answered before. `resumed`: an earlier run wrote some of it."""
+        self.table = table
+        if resumed:
+            self._unproven = {row for row in table.order if table.position(row) > table.start(row)}
+        for connection in list(self._running.values()):
+            arm = self.place(connection, now)
+            if arm is not None:
+                self._actions.append(arm)
+
+    def answered(self, connection: Connection, now: float) -> None:
+        """Its answer was accepted."""
+        took = now - connection.born
+        self._cost = took if self._cost == 0 else 0.75 * self._cost + 0.25 * took
+        connection.answered(now)
+
+    def place(self, connection: Connection, now: float) -> Arm | None:
+        """Where the body of an accepted connection goes; one for which nothing is left is ended."""
+        row = self._row_for(connection)
+        if row is None:
+            self.cancel(connection)
+            return None
+        connection.row = row
+        self._unproven.discard(row)
+        busy = len(self.busy)
+        self.peak = max(self.peak, busy)
+        self.ramp.answered(busy, now)
+        return Arm(connection.id, row, connection.first or 0)
+
+    def _row_for(self, connection: Connection) -> int | None:
+        """The segment that a connection may fill, cut from its victim if need be; None: there is none any more."""
+        if connection.role is Role.PROBE:
+            return self._row_for_probe(connection.first or 0)
+        table, row = self._table(), connection.target
+        if row is None or table.remaining(row) == 0:
+            return None
+        return row if connection.role is not Role.SPLIT else self._cut(row, connection.first or 0)
+
+    def _row_for_probe(self, first: int) -> int | None:
+        table = self._table()
+        near = OVERLAP if self.ranges else UNKNOWN
+        for row in table.order:
+            start, stop, position = table[row]
+            if start <= first <= position <= first + near and first < stop:
+                return row
+        return None
+
+    def _cut(self, victim: int, at: int) -> int | None:
+        table = self._table()
+        _, stop, position = table[victim]
+        at = max(at, position)
+        if at >= stop or not table.room():
+            return None
+        new = table.split(victim, at)
+        if at == position:
+            # Nothing is left to the victim, so its sink would never notice.
+            for other in [c for c in self._running.values() if c.row == victim]:
+                self.cancel(other)
+        return new
+
+    # ------------------------------------------------------------------ give everybody something to do
+
+    def assign(self, now: float) -> None:
+        """Open as many connections as may be and as are of use."""
+        while len(self._running) < self.ramp.allowed(now):
+            if not (self._fill(now) or self._split(now) or self._hedge(now) or self._take_over(now)):
+                break
+
+    def _fill(self, now: float) -> bool:
+        """Open a connection for a segment that nobody fills."""
+        table = self._table()
+        taken = {c.row for c in self._running.values()}
+        taken |= {c.target for c in self._running.values() if c.role is Role.FILL}
+        row = next((r for r in table.order if r not in taken and table.remaining(r)), None)
+        if row is None:
+            return False
+        if not self.ranges:
+            self.request(Role.FILL, None, None, row, now)
+            return True
+        start, stop, position = table[row]
+        first = max(start, position - OVERLAP) if row in self._unproven else position
+        self.request(Role.FILL, first, stop - 1, row, now, fresh=row in self._relieved)
+        return True
+
+    def _split(self, now: float) -> bool:
+        """Open a connection for the back of a running segment."""
+        if not self.ranges:
+            return False
+        table = self._table()
+        pending = sum(1 for c in self._running.values() if c.role is Role.SPLIT and not c.receiving)
+        if table.room() <= pending:
+            table.melt({c.row for c in self._running.values()} | {c.target for c in self._running.values()})
+        speed = self._typical(now)
+        cut = plan_split(self._runners(now, speed), speed, self._cost)
+        if cut is None or table.room() <= pending:
+            return False
+        self.request(Role.SPLIT, cut.at, table.stop(cut.row) - 1, cut.row, now)
+        return True
+
+    def _hedge(self, now: float) -> bool:
+        """Ask for the rest of a running segment a second time."""
+        if not self.ranges:
+            return False
+        speed = self._typical(now)
+        budget = int(max(HEDGE_SHARE * self._table().size, HEDGE_BYTES)) - self._hedged
+        slowest = plan_hedge(self._runners(now, speed), speed, self._cost, budget)
+        if slowest is None:
+            return False
+        self._hedged += slowest.stop - slowest.position
+        self.request(Role.HEDGE, slowest.position, slowest.stop - 1, slowest.row, now)
+        return True
+
+    def _take_over(self, now: float) -> bool:
+        """Nothing else is left to do: free the segments whose requests the server does not answer."""
+        silent = [
+            c for c in self._running.values() if c.role is Role.FILL and health.ignored(c, self._cost, now, idle=True)
+        ]
+        for connection in silent:
+            self.cancel(connection)
+            self.lost += 1
+        if silent:
+            self.ramp.refused(max(len(self._running), self.peak), now)
+        return bool(silent)
+
+    def _runners(self, now: float, typical: float) -> list[Runner]:
+        """The segments that one connection fills and that no other is about to share."""
+        table = self._table()
+        shared = {c.target for c in self._running.values() if c.role in (Role.SPLIT, Role.HEDGE) and not c.receiving}
+        shared |= {c.row for c in self._running.values() if c.role is Role.HEDGE}
+        runners = []
+        for connection in self._running.values():
+            row = connection.row
+            if row is None or row in shared:
+                continue
+            speed = connection.speed(now)
+            runners.append(Runner(row, table.position(row), table.stop(row), typical if speed is None else speed))
+        return runners
+
+    def _typical(self, now: float) -> float:
+        """Bytes per second that a new connection is expected to bring."""
+        return median(speed for c in self._running.values() if (speed := c.speed(now)) is not None)
+
+    # ------------------------------------------------------------------ look after them
+
+    def silent(self, now: float) -> bool:
+        """Whether all that should receive have been silent for so long that they had better be made anew."""
+        busy = self.busy
+        return bool(busy) and all(now - c.heard_at > health.OUTAGE_AFTER for c in busy)
+
+    def unanswered(self, patience: float, was_good: bool, now: float) -> list[Connection]:
+        """Those that the server has left without an answer for too long.
+
+        Parameters: `patience`, seconds that any answer may take; `was_good`, the server has answered before, so that its
+        usual time is known.
+        """
+        return [
+            c
+            for c in self._running.values()
+            if c.head_at is None
+            and (now - c.born > patience or (was_good and health.ignored(c, self._cost, now)))
+        ]
+
+    def relieve(self, task_speed: float, now: float) -> None:
+        """End those that stand still or crawl while others receive; their segments are given to fresh connections."""
+        table, busy = self._table(), self.busy
+        if len(busy) < 2:
+            return
+        typical = self._typical(now)
+        eta = (table.size - table.received()) / task_speed if task_speed > 0 else float("inf")
+        for connection in busy:
+            row = connection.row
+            assert row is not None
+            left = table.remaining(row)
+            if left == 0:
+                self.cancel(connection)
+            elif now - self._relieved.get(row, float("-inf")) > health.RELIEF_PAUSE and (
+                health.stalled(connection, now) or health.crawling(connection, typical, eta, left, now)
+            ):
+                self._relieved[row] = now
+                self.lost += 1
+                self.cancel(connection)
+
+    def _table(self) -> SegmentTable:
+        assert self.table is not None, "storage is not open yet"
+        return self.table

@@ -1,0 +1,32 @@
+"""Where a redirect leads, and whether it may be followed.
+
+Rules of this module: http and https only, never from https down to http, and not more hops than the user allows. Whose
+secrets go along is `net.setup`'s business.
+"""
+
+from __future__ import annotations
+
+from fastidm.errors import RedirectError
+
+
+def follow(url: str, location: str, hops: int, most: int) -> str | RedirectError:
+    """The absolute URL that `location` means, seen from `url`, or the error that ends the task.
+
+    Parameters: `hops`, redirects so far, this one included; `most`, how many are allowed.
+    """
+    from urllib.parse import urljoin, urlsplit
+
+    if hops > most:
+        return RedirectError(f"more than {most} redirects", "raise --max-redirects if that is meant")
+    try:
+        there = urljoin(url, location.strip())
+        scheme, host = urlsplit(there).scheme, urlsplit(there).hostname
+    except ValueError:
+        return RedirectError("a redirect to something that is no URL")
+    if scheme not in ("http", "https") or not host:
+        return RedirectError("a redirect to something that is not http or https")
+    if not there.isprintable() or " " in there:
+        return RedirectError("a redirect to a URL with spaces or control characters")
+    if scheme == "http" and url.lower().startswith("https:"):
+        return RedirectError("a redirect from https down to http", "fetch the http URL itself if that is meant")
+    return there
