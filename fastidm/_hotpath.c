@@ -1,0 +1,602 @@
+/* The hot path: libcurl's bytes into the part file, without one line of Python per block.
+ *
+ *   libcurl -- block --> Sink(block)
+ *                          | HOLD: pause    DISCARD: swallow    FULL, FAILED, CLOSED: cut
+ *                          v ARMED
+ *                        take -- bounds: row -> position, limit = least of stop and size
+ *                          |
+ *          +---------------+-----------------+----------------------------+
+ *          | overlap, map or a large block   | small block, PWRITE        | cursor at limit
+ *          |                                 v                            v
+ *          |                  stash: into the gather buffer,   drain, state FULL, short count
+ *          |                  itself into `dirty`
+ *          v                                 |
+ *        place <----- drain: buffer full, ---+
+ *          |          flush() or limit
+ *          +- below position: compare with the file; a difference fails the sink
+ *          +- at position:    write_map or write_file, then advance: bytes first, position second
+ *          +- from limit on:  drop
+ *
+ * Rules:
+ *   - `bounds` alone says what may be written, `place` alone has it written, `advance` alone moves `position`.
+ *     Whatever arrives, nothing is written outside [position, least of stop and size).
+ *   - A row is read anew for every piece: its owner may lower `stop`, and a second sink may move `position`.
+ *   - No allocation and no exception per block. What goes wrong ends in FAILED, with an errno or a mismatch.
+ *   - The GIL is let go around pwrite, pread and madvise; `busy` keeps other threads out of the sink meanwhile.
+ *   - fastidm/storage/sink.py has the same thing in Python and documents it; the same tests run on both.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+
+/* 128 KiB: shorter writes pay for system calls; longer ones were measured to cost up to twenty times as much per byte
+ * on virtual machines, whose hosts back large page-cache folios late. A gathering ends at a multiple of this in the
+ * file, as misaligned writes are cut into small folios: a fifth more (m: 1 GiB in ragged bursts 0.18 s, else 0.23). */
+#define GATHER (128 << 10)
+/* Pages of the map are made ready in such steps: the same length for the same reason. */
+#define POPULATE_STEP (128 << 10)
+/* 2 MiB, and windows lie at multiples of it: what the CPU maps in one piece is one fault instead of 512, and a window
+ * that is shorter or lies askew was measured to cost ten times as much. */
+#define WINDOW (2 << 20)
+/* A ceiling for both, so that sums stay far from overflow. */
+#define LARGEST (1 << 30)
+/* Gather buffers kept for the next sink. Flushing after each event keeps one hot; the others are slack. */
+#define SPARES 8
+/* One block of libcurl, and small enough for any thread's stack. */
+#define COMPARE_STEP (16 << 10)
+/* CURL_WRITEFUNC_PAUSE */
+#define PAUSE 0x10000001
+
+#if defined(__linux__) && !defined(MADV_POPULATE_WRITE)
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14; older headers lack the name, older kernels answer EINVAL */
+#endif
+
+enum { HOLD, DISCARD, ARMED, FULL, FAILED, CLOSED };
+enum { PWRITE, MAP };
+enum { START, STOP, POSITION, WORDS };
+static const char *const state_names[] = {"HOLD", "DISCARD", "ARMED", "FULL", "FAILED", "CLOSED"};
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *weakrefs;
+    PyObject *dirty;   /* the owner's list of sinks that have gathered something */
+    Py_buffer table;   /* table.obj is NULL when closed */
+    Py_ssize_t row;    /* -1: not armed */
+    int fd, state, mode, error, busy, cannot_populate;
+    long long size, page, cursor, received, written, mismatch, cost_ns, cost_bytes;
+    long long position, limit; /* of the row, as `bounds` has last seen them */
+    long long swallow; /* DISCARD: bytes that may still come */
+    char *buffer;      /* holds the file's [cursor - fill, cursor); NULL unless fill > 0 */
+    Py_ssize_t fill, gather;
+    char *map;         /* the file's [map_start, map_stop), or NULL; writable without a fault below `ready` */
+    long long map_start, map_stop, ready;
+    Py_ssize_t window;
+} Sink;
+
+static int fail(Sink *s, int error)
+{
+    s->state = FAILED;
+    s->error = error;
+    return -1;
+}
+
+static Py_ssize_t least(Py_ssize_t a, long long b)
+{
+    return b < (long long)a ? (Py_ssize_t)b : a;
+}
+
+static long long now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (long long)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void set_mode(Sink *s, int mode)
+{
+    s->mode = s->size < 0 ? PWRITE : mode; /* what has no known end cannot be mapped */
+    s->cost_ns = s->cost_bytes = 0;
+}
+
+/* A mode takes effect late: what the earlier one still does is not charged to the later one. */
+static void charge(Sink *s, int mode, long long ns, Py_ssize_t bytes)
+{
+    if (mode != s->mode) return;
+    s->cost_ns += ns;
+    s->cost_bytes += bytes;
+}
+
+/* Free gather buffers; the last one given back is the one still in the CPU's cache, and goes first. */
+static struct {
+    char *memory;
+    Py_ssize_t size;
+} spare[SPARES];
+static int spares = 0;
+
+static char *take_buffer(Py_ssize_t size)
+{
+    while (spares > 0) {
+        spares--;
+        if (spare[spares].size == size) return spare[spares].memory;
+        PyMem_RawFree(spare[spares].memory);
+    }
+    return PyMem_RawMalloc((size_t)size);
+}
+
+static void give_back_buffer(Sink *s)
+{
+    if (s->buffer && spares < SPARES) {
+        spare[spares].memory = s->buffer;
+        spare[spares++].size = s->gather;
+    } else {
+        PyMem_RawFree(s->buffer);
+    }
+    s->buffer = NULL;
+    s->fill = 0;
+}
+
+/* What may be done in the row, now that this sink is done with everything below `at`. */
+static int bounds(Sink *s, long long at)
+{
+    const int64_t *row = (int64_t *)s->table.buf + WORDS * s->row;
+    long long start = __atomic_load_n(row + START, __ATOMIC_ACQUIRE);
+    s->limit = __atomic_load_n(row + STOP, __ATOMIC_ACQUIRE);
+    s->position = __atomic_load_n(row + POSITION, __ATOMIC_ACQUIRE);
+    if (s->size >= 0 && s->size < s->limit) s->limit = s->size;
+    /* EINVAL: the row is broken, or was given to somebody else. */
+    return start < 0 || s->position < start || s->position < at ? fail(s, EINVAL) : 0;
+}
+
+/* The row's bytes below `to` are in the file. */
+static void advance(Sink *s, long long to)
+{
+    int64_t *row = (int64_t *)s->table.buf + WORDS * s->row;
+    long long stop = __atomic_load_n(row + STOP, __ATOMIC_ACQUIRE);
+    if (to > stop) to = stop; /* lowered while the GIL was away */
+    if (to > __atomic_load_n(row + POSITION, __ATOMIC_ACQUIRE)) __atomic_store_n(row + POSITION, to, __ATOMIC_RELEASE);
+}
+
+static int compare(Sink *s, const char *data, Py_ssize_t length, long long at)
+{
+    char held[COMPARE_STEP];
+    while (length > 0) {
+        Py_ssize_t n = least(length, COMPARE_STEP), got, same = 0;
+        Py_BEGIN_ALLOW_THREADS
+        do got = pread(s->fd, held, (size_t)n, at);
+        while (got < 0 && errno == EINTR);
+        Py_END_ALLOW_THREADS
+        if (got <= 0) return fail(s, got < 0 ? errno : EIO); /* 0: the file is shorter than the row claims */
+        if (memcmp(held, data, (size_t)got) != 0) {
+            while (held[same] == data[same]) same++;
+            s->mismatch = at + same;
+            return fail(s, 0);
+        }
+        data += got;
+        length -= got;
+        at += got;
+    }
+    return 0;
+}
+
+static Py_ssize_t write_file(Sink *s, const char *data, Py_ssize_t length, long long at)
+{
+    Py_ssize_t n;
+    long long ns;
+    Py_BEGIN_ALLOW_THREADS
+    ns = now_ns();
+    do n = pwrite(s->fd, data, (size_t)length, at);
+    while (n < 0 && errno == EINTR);
+    ns = now_ns() - ns;
+    Py_END_ALLOW_THREADS
+    if (n <= 0) return fail(s, n < 0 ? errno : EIO);
+    charge(s, PWRITE, ns, n);
+    return n;
+}
+
+static void unmap(Sink *s)
+{
+    if (s->map) munmap(s->map, (size_t)(s->map_stop - s->map_start));
+    s->map = NULL;
+}
+
+/* Maps the window that holds `at`, if the file can be mapped. */
+static void map_window(Sink *s, long long at)
+{
+    long long ns = now_ns(), start = at - at % s->window;
+    Py_ssize_t length = least(s->window, s->size - start);
+    void *map = mmap(NULL, (size_t)length, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd, start);
+    s->map = map == MAP_FAILED ? NULL : map;
+    s->map_start = s->ready = start;
+    s->map_stop = start + length;
+    charge(s, MAP, now_ns() - ns, 0);
+}
+
+/* Makes [at, to) of the window writable without a fault. 0; or a final errno; or -1: this map is no good. */
+static int populate(Sink *s, long long at, long long to)
+{
+#ifdef MADV_POPULATE_WRITE
+    if (s->ready < at - at % s->page) s->ready = at - at % s->page; /* what lies between is not ours to write */
+    while (s->ready < to && !s->cannot_populate) {
+        long long ns, stop = (s->ready / POPULATE_STEP + 1) * POPULATE_STEP;
+        char *from = s->map + (s->ready - s->map_start);
+        int error = 0, long_enough = 0;
+        struct stat status;
+        if (stop > s->map_stop) stop = s->map_stop;
+        Py_BEGIN_ALLOW_THREADS
+        ns = now_ns();
+        do error = madvise(from, (size_t)(stop - s->ready), MADV_POPULATE_WRITE) < 0 ? errno : 0;
+        while (error == EINTR || error == EAGAIN);
+        ns = now_ns() - ns;
+        if (error == EFAULT) long_enough = fstat(s->fd, &status) == 0 && status.st_size >= stop;
+        Py_END_ALLOW_THREADS
+        charge(s, MAP, ns, 0);
+        if (error == EFAULT) return long_enough ? ENOSPC : EIO; /* EIO: somebody has cut the file */
+        if (error && error != EINVAL) return -1;
+        if (error) s->cannot_populate = 1;
+        else s->ready = stop;
+    }
+#else
+    (void)s, (void)at, (void)to;
+#endif
+    return 0;
+}
+
+/* The only access to mapped memory: a guard against SIGBUS belongs around it. 0 or an errno. */
+static int copy_to_map(char *to, const char *from, Py_ssize_t length)
+{
+    memcpy(to, from, (size_t)length);
+    return 0;
+}
+
+/* The number of bytes written; 0: not by map, and the mode is PWRITE by now. */
+static Py_ssize_t write_map(Sink *s, const char *data, Py_ssize_t length, long long at)
+{
+    long long ns;
+    int error = -1;
+    if (at < s->map_start || at >= s->map_stop) unmap(s);
+    if (!s->map && s->mode == MAP) map_window(s, at);
+    length = least(length, s->map_stop - at);
+    if (s->map) error = populate(s, at, at + length);
+    if (error < 0) {
+        unmap(s);
+        if (s->mode == MAP) set_mode(s, PWRITE);
+        return 0;
+    }
+    ns = now_ns();
+    if (!error) error = copy_to_map(s->map + (at - s->map_start), data, length);
+    if (error) return fail(s, error);
+    if (at + length == s->map_stop) unmap(s);
+    charge(s, MAP, now_ns() - ns, length);
+    return length;
+}
+
+/* Afterwards the file holds `data` at [at, at + length), as far as that lies below the limit. */
+static int place(Sink *s, const char *data, Py_ssize_t length, long long at)
+{
+    while (length > 0) {
+        if (bounds(s, at) < 0) return -1;
+        if (at >= s->limit) return 0;
+        Py_ssize_t n = least(length, s->limit - at), done = 0;
+        if (at < s->position) {
+            n = least(n, s->position - at);
+            if (compare(s, data, n, at) < 0) return -1;
+        } else {
+            /* Gathered bytes never go by map: a mode that was set meanwhile waits until the buffer is empty. */
+            if (s->fill == 0 && (s->map || s->mode == MAP)) done = write_map(s, data, n, at);
+            n = done != 0 ? done : write_file(s, data, n, at);
+            if (n < 0) return -1;
+            advance(s, at + n);
+            s->written += n;
+        }
+        data += n;
+        at += n;
+        length -= n;
+    }
+    return 0;
+}
+
+static int drain(Sink *s)
+{
+    int result = place(s, s->buffer, s->fill, s->cursor - s->fill);
+    give_back_buffer(s);
+    return result;
+}
+
+/* Gathers `length` bytes, the last before `cursor`; they do not go beyond the next multiple of `gather`. */
+static int stash(Sink *s, const char *data, Py_ssize_t length)
+{
+    long long ns = now_ns();
+    if (s->fill == 0) {
+        Py_ssize_t last = s->dirty ? PyList_GET_SIZE(s->dirty) - 1 : -1;
+        int listed = !s->dirty || (last >= 0 && PyList_GET_ITEM(s->dirty, last) == (PyObject *)s);
+        if (!listed && PyList_Append(s->dirty, (PyObject *)s) < 0) PyErr_Clear();
+        else s->buffer = take_buffer(s->gather);
+        if (!s->buffer) return fail(s, ENOMEM);
+    }
+    memcpy(s->buffer + s->fill, data, (size_t)length);
+    s->fill += length;
+    charge(s, PWRITE, now_ns() - ns, 0);
+    return s->cursor % s->gather == 0 ? drain(s) : 0;
+}
+
+/* The number of bytes taken while ARMED; less than `length` ends the transfer. */
+static Py_ssize_t take(Sink *s, const char *data, Py_ssize_t length)
+{
+    Py_ssize_t taken = 0;
+    for (int result = 0; result == 0;) {
+        if (bounds(s, s->cursor - s->fill) < 0) break;
+        if (s->cursor >= s->limit) {
+            if (drain(s) < 0) break;
+            unmap(s);
+            s->state = FULL;
+            return taken;
+        }
+        if (taken == length) return taken;
+        Py_ssize_t n = least(length - taken, s->limit - s->cursor);
+        int overlap = s->fill == 0 && s->cursor < s->position;
+        Py_ssize_t room = s->gather - (Py_ssize_t)(s->cursor % s->gather);
+        int straight = s->fill == 0 && (s->map || s->mode == MAP || (room == s->gather && n >= room));
+        if (overlap) n = least(n, s->position - s->cursor);
+        else if (!straight) n = least(n, room);
+        s->cursor += n;
+        s->received += n;
+        result = overlap || straight ? place(s, data + taken, n, s->cursor - n) : stash(s, data + taken, n);
+        taken += n;
+    }
+    give_back_buffer(s);
+    unmap(s);
+    return 0;
+}
+
+/* ---- what Python sees ---- */
+
+static int enter(Sink *s)
+{
+    if (s->busy) PyErr_SetString(PyExc_RuntimeError, "the sink is in use by another thread");
+    return s->busy ? -1 : (s->busy = 1);
+}
+
+static PyObject *sink_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *names)
+{
+    Sink *s = (Sink *)self;
+    Py_buffer block;
+    Py_ssize_t taken = 0;
+    if (PyVectorcall_NARGS(nargsf) != 1 || (names && PyTuple_GET_SIZE(names) > 0)) {
+        PyErr_SetString(PyExc_TypeError, "a sink takes exactly one block");
+        return NULL;
+    }
+    if (s->state == HOLD) return PyLong_FromLong(PAUSE);
+    if (PyObject_GetBuffer(args[0], &block, PyBUF_SIMPLE) < 0) return NULL;
+    if (enter(s) < 0) {
+        PyBuffer_Release(&block);
+        return NULL;
+    }
+    if (s->state == ARMED && block.len > 0) taken = take(s, block.buf, block.len);
+    else if (s->state == DISCARD) {
+        if (block.len <= s->swallow) taken = block.len;
+        s->swallow -= block.len <= s->swallow ? block.len : s->swallow;
+    }
+    s->busy = 0;
+    PyBuffer_Release(&block);
+    if (taken < block.len) return PyLong_FromSsize_t(taken);
+    Py_RETURN_NONE;
+}
+
+static PyObject *sink_flush(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    Sink *s = (Sink *)self;
+    if (s->fill > 0) {
+        if (enter(s) < 0) return NULL;
+        /* FULL: the stop has come down to what was gathered. */
+        if (drain(s) == 0 && bounds(s, 0) == 0 && s->cursor >= s->limit) s->state = FULL;
+        s->busy = 0;
+    }
+    return PyBool_FromLong(s->state != FAILED);
+}
+
+static PyObject *sink_arm(PyObject *self, PyObject *args)
+{
+    Sink *s = (Sink *)self;
+    Py_ssize_t row, rows = s->table.len / (Py_ssize_t)(WORDS * sizeof(int64_t));
+    long long cursor;
+    if (!PyArg_ParseTuple(args, "nL:arm", &row, &cursor)) return NULL;
+    if (s->state != HOLD) return PyErr_Format(PyExc_ValueError, "cannot arm a sink that is %s", state_names[s->state]);
+    if (row < 0 || row >= rows) return PyErr_Format(PyExc_ValueError, "there is no row %zd", row);
+    const int64_t *w = (int64_t *)s->table.buf + WORDS * row;
+    if (w[START] < 0 || w[POSITION] < w[START] || w[STOP] < w[POSITION] || cursor < 0 || cursor > w[POSITION])
+        return PyErr_Format(PyExc_ValueError, "row %zd, cursor %lld: out of order", row, cursor);
+    s->row = row;
+    s->cursor = cursor;
+    s->state = ARMED;
+    Py_RETURN_NONE;
+}
+
+static PyObject *sink_discard(PyObject *self, PyObject *argument)
+{
+    Sink *s = (Sink *)self;
+    long long limit = PyLong_AsLongLong(argument);
+    if (limit == -1 && PyErr_Occurred()) return NULL;
+    if (s->state != HOLD) return PyErr_Format(PyExc_ValueError, "cannot discard when %s", state_names[s->state]);
+    if (limit < 0) return PyErr_Format(PyExc_ValueError, "cannot discard %lld bytes", limit);
+    s->swallow = limit;
+    s->state = DISCARD;
+    Py_RETURN_NONE;
+}
+
+static void release(Sink *s)
+{
+    give_back_buffer(s);
+    unmap(s);
+    PyBuffer_Release(&s->table);
+    Py_CLEAR(s->dirty);
+}
+
+static PyObject *sink_close(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    Sink *s = (Sink *)self;
+    if (enter(s) < 0) return NULL;
+    s->state = CLOSED;
+    release(s);
+    s->busy = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *sink_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"fd", "table", "size", "dirty", "gather", "mode", "window", NULL};
+    PyObject *table, *dirty;
+    Py_ssize_t gather = GATHER, window = WINDOW, row_size = WORDS * sizeof(int64_t);
+    int fd, mode = PWRITE;
+    long long size;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iOLO!|$nin:Sink", names, &fd, &table, &size, &PyList_Type, &dirty,
+                                     &gather, &mode, &window))
+        return NULL;
+    if (size < -1 || mode < PWRITE || mode > MAP || gather < 1 || gather > LARGEST || window < 1 || window > LARGEST) {
+        PyErr_SetString(PyExc_ValueError, "size, gather, mode or window is out of range");
+        return NULL;
+    }
+    Sink *s = (Sink *)type->tp_alloc(type, 0);
+    if (!s) return NULL;
+    s->page = sysconf(_SC_PAGESIZE);
+    s->window = (Py_ssize_t)((window + s->page - 1) / s->page * s->page);
+    s->vectorcall = sink_call;
+    s->dirty = Py_NewRef(dirty);
+    s->fd = fd;
+    s->size = size;
+    s->gather = gather;
+    s->row = -1;
+    s->mismatch = -1;
+    set_mode(s, mode);
+    if (PyObject_GetBuffer(table, &s->table, PyBUF_WRITABLE) < 0) {
+        Py_CLEAR(s);
+    } else if (s->table.len % row_size || (uintptr_t)s->table.buf % sizeof(int64_t)) {
+        PyErr_SetString(PyExc_ValueError, "the table must be rows of three int64, aligned to 8 bytes");
+        Py_CLEAR(s);
+    }
+    return (PyObject *)s;
+}
+
+static PyObject *sink_repr(PyObject *self)
+{
+    const Sink *s = (const Sink *)self;
+    return PyUnicode_FromFormat("<Sink %s %s row=%zd cursor=%lld received=%lld written=%lld errno=%d mismatch=%lld>",
+                                state_names[s->state], s->mode == MAP ? "MAP" : "PWRITE", s->row, s->cursor,
+                                s->received, s->written, s->error, s->mismatch);
+}
+
+static PyObject *get_mode(PyObject *self, void *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(((Sink *)self)->mode);
+}
+
+static int put_mode(PyObject *self, PyObject *value, void *Py_UNUSED(ignored))
+{
+    long mode = value ? PyLong_AsLong(value) : -1;
+    if (mode != PWRITE && mode != MAP) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "mode must be 0 (PWRITE) or 1 (MAP)");
+        return -1;
+    }
+    set_mode((Sink *)self, (int)mode);
+    return 0;
+}
+
+static int sink_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Sink *)self)->dirty);
+    return 0;
+}
+
+static int sink_clear(PyObject *self)
+{
+    Py_CLEAR(((Sink *)self)->dirty);
+    return 0;
+}
+
+static void sink_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (((Sink *)self)->weakrefs) PyObject_ClearWeakRefs(self);
+    release((Sink *)self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef sink_methods[] = {
+    {"arm", sink_arm, METH_VARARGS, NULL},
+    {"discard", sink_discard, METH_O, NULL},
+    {"flush", sink_flush, METH_NOARGS, NULL},
+    {"close", sink_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef sink_getset[] = {{"mode", get_mode, put_mode, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
+
+#define FIELD(name, type, field) {name, type, offsetof(Sink, field), READONLY, NULL}
+static PyMemberDef sink_members[] = {
+    FIELD("__vectorcalloffset__", T_PYSSIZET, vectorcall),
+    FIELD("__weaklistoffset__", T_PYSSIZET, weakrefs),
+    FIELD("row", T_PYSSIZET, row),
+    FIELD("cursor", T_LONGLONG, cursor),
+    FIELD("received", T_LONGLONG, received),
+    FIELD("written", T_LONGLONG, written),
+    FIELD("state", T_INT, state),
+    FIELD("errno", T_INT, error),
+    FIELD("mismatch", T_LONGLONG, mismatch),
+    FIELD("cost_ns", T_LONGLONG, cost_ns),
+    FIELD("cost_bytes", T_LONGLONG, cost_bytes),
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot sink_slots[] = {
+    {Py_tp_doc, "The sink in C; fastidm.storage.sink.PureSink documents it."},
+    {Py_tp_new, (void *)sink_new},
+    {Py_tp_call, (void *)PyVectorcall_Call},
+    {Py_tp_repr, (void *)sink_repr},
+    {Py_tp_methods, sink_methods},
+    {Py_tp_members, sink_members},
+    {Py_tp_getset, sink_getset},
+    {Py_tp_traverse, (void *)sink_traverse},
+    {Py_tp_clear, (void *)sink_clear},
+    {Py_tp_dealloc, (void *)sink_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec sink_spec = {
+    .name = "fastidm._hotpath.Sink",
+    .basicsize = sizeof(Sink),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL,
+    .slots = sink_slots,
+};
+
+static int module_exec(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &sink_spec, NULL);
+    int result = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+    for (int state = HOLD; result == 0 && state <= CLOSED; state++) {
+        PyObject *number = PyLong_FromLong(state);
+        result = number ? PyObject_SetAttrString(type, state_names[state], number) : -1;
+        Py_XDECREF(number);
+    }
+    Py_XDECREF(type);
+    return result;
+}
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, (void *)module_exec}, {0, NULL}};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "fastidm._hotpath",
+    .m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__hotpath(void)
+{
+    return PyModuleDef_Init(&module);
+}

@@ -1,0 +1,723 @@
+"""The sink, in C and in Python: every test runs on both.
+
+The body that a server sends is `BODY`; the file holds `BLANK`, which differs from it in every byte, wherever nothing
+has been written. So one look at the file tells what a sink has done to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import importlib.util
+import mmap
+import os
+import random
+import resource
+import subprocess
+import sys
+import tracemalloc
+import weakref
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastidm.storage import sink as module
+from fastidm.storage.sink import MAP, PAUSE, PWRITE, PureSink
+
+PAGE = mmap.PAGESIZE
+SIZE = 5 * PAGE + 1234
+BODY = random.Random(7).randbytes(SIZE)
+BLANK = bytes(byte ^ 0xFF for byte in BODY)
+BUILT = importlib.util.find_spec("fastidm._hotpath") is not None
+KINDS = ["c", "pure"] if BUILT else ["pure"]
+
+
+def sink_type(kind: str) -> Any:
+    if kind == "pure":
+        return PureSink
+    return importlib.import_module("fastidm._hotpath").Sink
+
+
+class Desk:
+    """A part file full of BLANK, a table, and sinks of one kind on them."""
+
+    def __init__(self, kind: str, path: Path, rows: list[tuple[int, int, int]], size: int = SIZE) -> None:
+        self.kind, self.path, self.size = kind, path, size
+        path.write_bytes(BLANK)
+        self.fd = os.open(path, os.O_RDWR)
+        self.table = array("q", [word for row in rows for word in row])
+        self.dirty: list[Any] = []
+        for start, _, position in rows:
+            os.pwrite(self.fd, BODY[start:position], start)
+
+    def sink(self, **options: Any) -> Any:
+        options = {"fd": self.fd, "size": self.size} | options
+        return sink_type(self.kind)(options.pop("fd"), self.table, options.pop("size"), self.dirty, **options)
+
+    def armed(self, row: int = 0, cursor: int | None = None, **options: Any) -> Any:
+        sink = self.sink(**options)
+        sink.arm(row, self.position(row) if cursor is None else cursor)
+        return sink
+
+    def position(self, row: int = 0) -> int:
+        return self.table[3 * row + 2]
+
+    def lower_stop(self, stop: int, row: int = 0) -> None:
+        self.table[3 * row + 1] = stop
+
+    def flush(self) -> None:
+        for sink in self.dirty:
+            sink.flush()
+        self.dirty.clear()
+
+    def holds(self, *written: tuple[int, int]) -> bool:
+        """Whether the file holds BODY in the ranges `written`, and is as it was everywhere else."""
+        expected = bytearray(BLANK)
+        for start, stop in written:
+            expected[start:stop] = BODY[start:stop]
+        return self.path.read_bytes() == expected
+
+
+Sit = Callable[..., Desk]
+
+
+@pytest.fixture(params=["c", "pure"])
+def kind(request: pytest.FixtureRequest) -> str:
+    if request.param not in KINDS:
+        pytest.skip("the C extension fastidm._hotpath is not built")
+    return str(request.param)
+
+
+@pytest.fixture(params=[PWRITE, MAP], ids=["pwrite", "map"])
+def mode(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def desk(kind: str, tmp_path: Path) -> Iterator[Sit]:
+    desks: list[Desk] = []
+
+    def sit(*rows: tuple[int, int, int], size: int = SIZE) -> Desk:
+        desks.append(Desk(kind, tmp_path / f"part{len(desks)}", list(rows or [(0, SIZE, 0)]), size))
+        return desks[-1]
+
+    yield sit
+    for used in desks:
+        os.close(used.fd)
+
+
+def send(sink: Any, start: int, stop: int, step: int = 1000, body: bytes = BODY) -> int | None:
+    """Send body bytes [start, stop) in blocks, as libcurl does, until one is not taken whole."""
+    for at in range(start, stop, step):
+        answer: int | None = sink(memoryview(body)[at : min(at + step, stop)])
+        if answer is not None:
+            return answer
+    return None
+
+
+# ---- states ----
+
+
+def test_on_hold_everything_is_paused_and_nothing_consumed(desk: Sit) -> None:
+    d = desk()
+    sink = d.sink()
+    assert (sink.state, sink.row, sink.mismatch) == (sink.HOLD, -1, -1)
+    assert [sink(b"abc"), sink(memoryview(b"")), sink.flush()] == [PAUSE, PAUSE, True]
+    sink.arm(0, 0)
+    assert send(sink, 0, SIZE) is None
+    assert (sink.state, sink.received, sink.written) == (sink.FULL, SIZE, SIZE)
+    assert d.holds((0, SIZE))
+
+
+def test_discard_swallows_up_to_its_limit_and_then_aborts(desk: Sit) -> None:
+    d = desk()
+    sink = d.sink()
+    sink.discard(10)
+    assert [sink(b"x" * 6), sink(b""), sink(b"x" * 4), sink(b"x"), sink(b"x")] == [None, None, None, 0, 0]
+    assert (sink.state, sink.received) == (sink.DISCARD, 0)
+    other = d.sink()
+    other.discard(10)
+    assert [other(b"x" * 11), other(b"x")] == [0, 0]
+    assert d.holds()
+
+
+def test_only_a_sink_on_hold_can_be_armed_or_told_to_discard(desk: Sit) -> None:
+    d = desk()
+    armed, closed = d.armed(), d.sink()
+    closed.close()
+    for sink in (armed, closed):
+        with pytest.raises(ValueError):
+            sink.arm(0, 0)
+        with pytest.raises(ValueError):
+            sink.discard(1)
+    with pytest.raises(ValueError):
+        d.sink().discard(-1)
+
+
+@pytest.mark.parametrize(("row", "cursor"), [(-1, 0), (3, 0), (0, -1), (0, 101), (1, 5), (2, 0)])
+def test_arming_refuses_what_cannot_be(desk: Sit, row: int, cursor: int) -> None:
+    d = desk((50, 200, 100), (0, 10, 20), (30, 40, 20))
+    sink = d.sink()
+    with pytest.raises(ValueError):
+        sink.arm(row, cursor)
+    assert sink.state == sink.HOLD
+    sink.arm(0, 100)
+    assert sink.state == sink.ARMED
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"size": -2}, {"mode": 2}, {"mode": -1}, {"gather": 0}, {"gather": 1 << 40}, {"window": 0}, {"window": 1 << 40}],
+)
+def test_parameters_out_of_range_are_refused(desk: Sit, options: dict[str, int]) -> None:
+    with pytest.raises(ValueError):
+        desk().sink(**options)
+
+
+def test_a_table_must_be_writable_and_of_whole_rows(kind: str) -> None:
+    with pytest.raises(BufferError):
+        sink_type(kind)(0, bytes(24), 0, [])
+    with pytest.raises(ValueError):
+        sink_type(kind)(0, bytearray(25), 0, [])
+    with pytest.raises(TypeError):
+        sink_type(kind)(0, bytearray(24), 0, ())
+    sink_type(kind)(0, bytearray(0), 0, [])
+
+
+def test_the_table_may_be_a_structured_numpy_array(desk: Sit) -> None:
+    numpy = pytest.importorskip("numpy")
+    d = desk()
+    table = numpy.zeros(4, dtype=[("start", "q"), ("stop", "q"), ("position", "q")])
+    table[2] = (100, 300, 100)
+    sink = sink_type(d.kind)(d.fd, table, SIZE, [])
+    sink.arm(2, 100)
+    assert send(sink, 100, 300) is None
+    assert table["position"].tolist() == [0, 0, 300, 0]
+
+
+def test_misuse_is_a_type_error_and_a_later_block_is_taken(desk: Sit) -> None:
+    d = desk()
+    sink = d.armed()
+    for arguments in ((), (b"a", b"b"), (5,), ("text",)):
+        with pytest.raises(TypeError):
+            sink(*arguments)
+    with pytest.raises(TypeError):
+        sink(block=b"a")
+    assert send(sink, 0, 100) is None
+    assert sink.flush()
+    assert d.holds((0, 100))
+
+
+def test_the_two_sinks_show_the_same_names_and_the_same_words(tmp_path: Path) -> None:
+    shown = set()
+    for each in KINDS:
+        d = Desk(each, tmp_path / each, [(0, 100, 0)])
+        sink = d.armed(mode=MAP)
+        names = tuple(name for name in dir(sink) if not name.startswith("_"))
+        before = repr(sink)
+        send(sink, 0, 200)
+        shown.add((names, before, repr(sink), sink.errno, sink.cost_bytes))
+        os.close(d.fd)
+    assert len(shown) == 1
+    assert "FULL MAP row=0 cursor=100 received=100 written=100" in shown.pop()[2]
+
+
+# ---- bounds ----
+
+
+@pytest.mark.parametrize("step", [1, 7, 4096, 5000, SIZE])
+def test_blocks_of_any_size_tile_the_row(desk: Sit, mode: int, step: int) -> None:
+    d = desk((333, 9999, 333))
+    sink = d.armed(gather=4096, mode=mode)
+    assert send(sink, 333, 9999, step) is None
+    assert (sink.state, d.position(), d.holds((333, 9999))) == (sink.FULL, 9999, True)
+    assert [sink(b""), sink(b"x")] == [None, 0]
+    assert d.holds((333, 9999))
+
+
+@pytest.mark.parametrize("step", [1000, SIZE])
+def test_a_block_beyond_the_stop_is_cut_there(desk: Sit, mode: int, step: int) -> None:
+    d = desk((100, 2500, 100), (2500, SIZE, 2500))
+    sink = d.armed(mode=mode)
+    answer = send(sink, 100, SIZE, step)
+    assert answer == 2400 % step
+    assert (sink.state, sink.cursor, sink.received) == (sink.FULL, 2500, 2400)
+    assert d.holds((100, 2500))
+
+
+def test_nothing_is_written_beyond_the_size_whatever_the_row_says(desk: Sit, mode: int) -> None:
+    d = desk((0, SIZE, 0), size=3000)
+    sink = d.armed(mode=mode)
+    assert send(sink, 0, SIZE, 3500) == 3000
+    assert (sink.state, d.position(), d.holds((0, 3000))) == (sink.FULL, 3000, True)
+
+
+def test_a_stop_that_is_lowered_between_blocks_holds_at_once(desk: Sit, mode: int) -> None:
+    d = desk()
+    sink = d.armed(mode=mode)
+    send(sink, 0, 2000)
+    d.lower_stop(2300)
+    assert sink(BODY[2000:3000]) == 300
+    assert (sink.state, d.position(), d.holds((0, 2300))) == (sink.FULL, 2300, True)
+
+
+@pytest.mark.parametrize("by_flush", [True, False])
+def test_gathered_bytes_beyond_a_lowered_stop_are_dropped(desk: Sit, by_flush: bool) -> None:
+    d = desk()
+    sink = d.armed()
+    send(sink, 0, 5000)
+    d.lower_stop(3210)
+    assert sink.flush() is True if by_flush else sink(BODY[5000:6000]) == 0
+    assert (sink.state, d.position(), sink.written) == (sink.FULL, 3210, 3210)
+    assert d.holds((0, 3210))
+
+
+def test_a_stop_below_the_position_moves_nothing_back(desk: Sit, mode: int) -> None:
+    d = desk()
+    sink = d.armed(mode=mode)
+    send(sink, 0, 2000)
+    sink.flush()
+    d.lower_stop(500)
+    assert sink(BODY[2000:3000]) == 0
+    assert (sink.state, d.position(), d.holds((0, 2000))) == (sink.FULL, 2000, True)
+
+
+@pytest.mark.parametrize("row", [(0, 0, 0), (0, SIZE, 1999), (-5, SIZE, 2000), (3000, SIZE, 2000)])
+def test_a_row_that_is_broken_or_was_given_to_somebody_else_is_left_alone(desk: Sit, row: tuple[int, int, int]) -> None:
+    d = desk()
+    gathering, idle = d.armed(), d.armed(mode=MAP)
+    send(idle, 0, 2000)
+    send(gathering, 0, 4000)
+    d.table[0:3] = array("q", row)
+    answers = [gathering(BODY[4000:4100]), idle.flush(), idle(BODY[2000:2100])]
+    assert answers == [0, True, 0]
+    assert (gathering.errno, idle.errno) == (errno.EINVAL, errno.EINVAL)
+    assert d.holds((0, 2000))
+
+
+# ---- overlap ----
+
+
+@pytest.mark.parametrize("back", [1, 4096, 5000])
+def test_an_equal_overlap_is_compared_and_then_the_row_goes_on(desk: Sit, mode: int, back: int) -> None:
+    d = desk((0, SIZE, 6000))
+    sink = d.armed(0, 6000 - back, mode=mode, gather=512)
+    assert send(sink, 6000 - back, SIZE, 700) is None
+    assert (sink.state, sink.received, sink.written) == (sink.FULL, SIZE - 6000 + back, SIZE - 6000)
+    assert d.holds((0, SIZE))
+
+
+@pytest.mark.parametrize("wrong", [2000, 2699, 2700, 4095, 4096, 5999])
+@pytest.mark.parametrize("step", [700, SIZE])
+def test_a_different_overlap_fails_at_its_first_byte_and_writes_nothing(desk: Sit, mode: int, wrong: int, step: int) -> None:
+    d = desk((0, SIZE, 6000))
+    sink = d.armed(0, 2000, mode=mode, gather=512)
+    body = BODY[:wrong] + BLANK[wrong : wrong + 1] + BODY[wrong + 1 :]
+    assert send(sink, 2000, SIZE, step, body) == 0
+    assert (sink.state, sink.mismatch, sink.errno) == (sink.FAILED, wrong, 0)
+    assert (d.position(), sink.written, d.holds((0, 6000))) == (6000, 0, True)
+    assert [sink(b"x"), sink(b""), sink.flush()] == [0, None, False]
+
+
+def test_an_overlap_longer_than_the_file_is_an_io_error(desk: Sit) -> None:
+    d = desk((0, SIZE, 6000))
+    os.truncate(d.path, 4000)
+    sink = d.armed(0, 3000)
+    assert send(sink, 3000, 6000) == 0
+    assert (sink.state, sink.errno, sink.mismatch) == (sink.FAILED, errno.EIO, -1)
+
+
+# ---- two sinks on one row ----
+
+
+@pytest.mark.parametrize("leader_writes_first", [True, False])
+def test_of_two_sinks_on_one_row_whoever_is_ahead_writes(desk: Sit, mode: int, leader_writes_first: bool) -> None:
+    d = desk((100, 20000, 100))
+    ahead, behind = d.armed(mode=mode), d.armed(mode=mode)
+    at = 100
+    while d.position() < 20000:
+        send(ahead, at, min(at + 3000, 20000))
+        send(behind, at, min(at + 2000, 20000))
+        for sink in (ahead, behind) if leader_writes_first else (behind, ahead):
+            assert sink.flush()
+        send(behind, at + 2000, min(at + 3000, 20000))
+        at += 3000
+        assert d.holds((100, d.position()))
+    assert send(behind, min(at, 20000), 20000) is None
+    assert (ahead.state, behind.state, d.holds((100, 20000))) == (ahead.FULL, behind.FULL, True)
+    assert ahead.written + behind.written == 19900
+    assert ahead.received == behind.received == 19900
+
+
+def test_a_hedge_that_brings_other_bytes_fails_alone(desk: Sit, mode: int) -> None:
+    d = desk()
+    honest, liar = d.armed(mode=mode), d.armed(mode=mode)
+    send(liar, 0, 1000)
+    send(liar, 1000, 3000, body=BLANK) if mode == PWRITE else None
+    send(honest, 0, 4000)
+    assert honest.flush()
+    if mode == MAP:
+        send(liar, 1000, 3000, body=BLANK)
+    assert liar.flush() is False
+    assert (liar.state, liar.mismatch) == (liar.FAILED, 1000)
+    assert send(honest, 4000, SIZE) is None
+    assert d.holds((0, SIZE))
+
+
+# ---- gathering ----
+
+
+def test_position_moves_at_a_flush_and_never_before_its_bytes_can_be_read(desk: Sit, mode: int) -> None:
+    d = desk()
+    sink = d.armed(gather=3000, mode=mode)
+    for at in range(0, 9000, 700):
+        send(sink, at, at + 700)
+        assert os.pread(d.fd, d.position(), 0) == BODY[: d.position()]
+        assert d.position() == (at + 700 if mode == MAP else (at + 700) // 3000 * 3000)
+        assert d.dirty == ([] if mode == MAP else [sink])
+    d.flush()
+    assert d.position() == 9100
+    assert d.holds((0, 9100))
+
+
+def test_a_sink_is_listed_as_dirty_once_per_gathering_and_flushing_leaves_the_list_alone(desk: Sit) -> None:
+    d = desk((0, 9000, 0), (9000, SIZE, 9000))
+    one, two = d.armed(0), d.armed(1)
+    send(one, 0, 3000)
+    send(two, 9000, 9500)
+    assert d.dirty == [one, two]
+    assert one.flush()
+    assert one.flush()
+    assert d.dirty == [one, two]
+    d.flush()
+    send(one, 3000, 3500)
+    assert d.dirty == [one]
+    assert d.position(0) == 3000
+    one.flush()
+    assert d.holds((0, 3500), (9000, 9500))
+
+
+def test_a_block_as_long_as_the_buffer_is_written_straight(desk: Sit) -> None:
+    d = desk()
+    sink = d.armed(gather=1000)
+    assert sink(BODY[:1000]) is None
+    assert (d.position(), d.dirty) == (1000, [])
+    sink(BODY[1000:1001])
+    sink(BODY[1001:4000])
+    assert (d.position(), d.dirty) == (4000, [sink])
+
+
+def test_without_a_known_size_the_mode_is_pwrite_and_the_file_grows(desk: Sit) -> None:
+    d = desk((0, (1 << 63) - 1, 0))
+    os.truncate(d.path, 0)
+    sink = d.armed(size=-1, mode=MAP)
+    assert sink.mode == PWRITE
+    sink.mode = MAP
+    assert sink.mode == PWRITE
+    assert send(sink, 0, SIZE) is None
+    assert sink.flush()
+    assert (sink.state, d.position(), d.holds((0, SIZE))) == (sink.ARMED, SIZE, True)
+
+
+# ---- failing disks ----
+
+
+def test_a_full_disk_fails_the_sink_with_its_errno(desk: Sit, mode: int) -> None:
+    d = desk()
+    full = os.open("/dev/full", os.O_RDWR)
+    sink, other = d.armed(fd=full, mode=mode), d.armed(fd=full, mode=mode, gather=100)
+    send(sink, 0, 2000)
+    assert sink.flush() is False
+    assert other(BODY[:1000]) == 0
+    for each in (sink, other):
+        assert (each.state, each.errno, each.written, each.mode) == (each.FAILED, errno.ENOSPC, 0, PWRITE)
+        assert [each(b"x"), each.flush()] == [0, False]
+    assert d.position() == 0
+    os.close(full)
+
+
+def test_a_closed_descriptor_fails_the_sink(desk: Sit, mode: int) -> None:
+    d = desk((0, SIZE, 100))
+    writing, comparing = d.armed(fd=-1, mode=mode), d.armed(0, 0, fd=-1, mode=mode)
+    send(writing, 100, 2000)
+    assert [writing.flush(), send(comparing, 0, 200)] == [False, 0]
+    assert [writing.errno, comparing.errno] == [errno.EBADF, errno.EBADF]
+    assert d.position() == 100
+
+
+def test_a_short_write_claims_what_it_wrote(desk: Sit) -> None:
+    d = desk()
+    os.truncate(d.path, 0)
+    sink = d.armed()
+    assert send(sink, 0, 5000) is None
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3210, before[1]))
+    try:
+        flushed = sink.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert flushed is False
+    assert (sink.state, sink.errno, sink.written) == (sink.FAILED, errno.EFBIG, 3210)
+    assert (d.position(), d.path.read_bytes()) == (3210, BODY[:3210])
+
+
+def test_a_file_that_was_cut_under_the_map_is_an_io_error_and_no_signal(desk: Sit) -> None:
+    d = desk()
+    sink, late = d.armed(mode=MAP), d.armed(mode=MAP)
+    os.truncate(d.path, PAGE)
+    answers = [send(sink, 0, SIZE), send(late, 0, SIZE)]
+    assert answers == [0, 0]
+    assert (sink.state, sink.errno) == (sink.FAILED, errno.EIO)
+    assert d.position() <= PAGE
+
+
+def test_a_file_that_is_cut_ahead_of_a_mapped_window_is_an_io_error_and_no_signal(desk: Sit) -> None:
+    size, kept = 1 << 20, 128 << 10
+    d = desk((0, size, 0), size=size)
+    os.truncate(d.path, size)
+    sink = d.armed(mode=MAP)
+    zeros = bytes(size)
+    assert send(sink, 0, 1000, body=zeros) is None
+    os.truncate(d.path, kept)
+    assert send(sink, 1000, size, body=zeros) == 0
+    assert (sink.state, sink.errno, sink.mode) == (sink.FAILED, errno.EIO, MAP)
+    assert kept - 1000 <= d.position() <= kept
+
+
+# ---- the map ----
+
+
+def mapped(path: Path) -> int:
+    return Path("/proc/self/maps").read_text().count(str(path))
+
+
+@pytest.mark.parametrize("start", [0, 1, PAGE - 1, PAGE, 3 * PAGE + 17])
+@pytest.mark.parametrize("window", [1, 2 * PAGE, 1 << 21])
+def test_the_map_writes_the_same_file_at_any_offset_and_up_to_a_broken_page(desk: Sit, start: int, window: int) -> None:
+    d = desk((start, SIZE, start))
+    sink = d.armed(mode=MAP, window=window)
+    assert send(sink, start, SIZE, 777) is None
+    assert (sink.state, sink.mode, d.position(), d.holds((start, SIZE))) == (sink.FULL, MAP, SIZE, True)
+
+
+def test_one_window_is_mapped_at_a_time_and_none_when_the_row_is_full(desk: Sit) -> None:
+    stop = 3 * PAGE + 1000
+    d = desk((100, stop, 100))
+    sink = d.armed(mode=MAP, window=PAGE)
+    counts = []
+    for at in range(100, stop, 500):
+        send(sink, at, min(at + 500, stop))
+        counts.append(mapped(d.path))
+    assert max(counts) == 1
+    assert sink.state == sink.FULL
+    assert counts[-1] == 0
+
+
+def test_a_window_that_another_sink_has_overtaken_is_left(desk: Sit) -> None:
+    d = desk()
+    slow, fast = d.armed(mode=MAP, window=PAGE), d.armed(mode=MAP, window=PAGE)
+    send(slow, 0, 100)
+    send(fast, 0, 3 * PAGE + 50)
+    assert send(slow, 100, SIZE) is None
+    assert (slow.state, slow.written, d.holds((0, SIZE))) == (slow.FULL, SIZE - 3 * PAGE + 50, True)
+
+
+def test_a_sink_that_fails_or_is_closed_unmaps(desk: Sit) -> None:
+    d = desk()
+    sink, closed = d.armed(mode=MAP), d.armed(mode=MAP)
+    send(sink, 0, 100)
+    send(closed, 0, 200)
+    assert mapped(d.path) == 2
+    closed.close()
+    assert mapped(d.path) == 1
+    d.table[2] = 500
+    assert sink(BLANK[100:200]) == 0
+    assert (sink.state, mapped(d.path)) == (sink.FAILED, 0)
+
+
+def test_where_the_file_cannot_be_mapped_it_is_written(desk: Sit) -> None:
+    d = desk()
+    writable = os.open(d.path, os.O_WRONLY)
+    sink = d.armed(fd=writable, mode=MAP)
+    assert send(sink, 0, SIZE) is None
+    assert (sink.mode, sink.state, d.holds((0, SIZE))) == (PWRITE, sink.FULL, True)
+    os.close(writable)
+
+
+def test_a_mode_takes_effect_at_the_next_boundary_and_pays_for_its_own_bytes_alone(desk: Sit) -> None:
+    d = desk()
+    sink = d.armed(mode=MAP, window=PAGE, gather=4 * PAGE)
+    send(sink, 0, 100)
+    assert sink.cost_bytes == 100
+    assert sink.cost_ns > 0
+    sink.mode = PWRITE
+    assert (sink.cost_bytes, sink.cost_ns) == (0, 0)
+    send(sink, 100, PAGE)
+    assert (d.position(), sink.cost_bytes, mapped(d.path)) == (PAGE, 0, 0)
+    send(sink, PAGE, PAGE + 100)
+    sink.mode = MAP
+    send(sink, PAGE + 100, 2 * PAGE)
+    assert (d.position(), mapped(d.path)) == (PAGE, 0)
+    sink.flush()
+    assert (d.position(), sink.cost_bytes) == (2 * PAGE, 0)
+    send(sink, 2 * PAGE, SIZE)
+    assert (sink.cost_bytes, d.holds((0, SIZE))) == (SIZE - 2 * PAGE, True)
+    with pytest.raises(ValueError):
+        sink.mode = 2
+
+
+# ---- letting go ----
+
+
+def test_closing_drops_what_is_gathered_lets_go_of_the_table_and_may_be_repeated(desk: Sit, mode: int) -> None:
+    d = desk()
+    sink = d.armed(mode=mode)
+    send(sink, 0, 1000)
+    written = d.position()
+    with pytest.raises(BufferError):
+        d.table.append(0)
+    sink.close()
+    sink.close()
+    d.table.append(0)
+    assert sink.state == sink.CLOSED
+    assert [sink(b"x"), sink(b""), sink.flush()] == [0, None, True]
+    assert "CLOSED" in repr(sink)
+    assert d.holds((0, written))
+
+
+def test_nothing_leaks(desk: Sit) -> None:
+    d = desk()
+
+    def live(rounds: int) -> None:
+        for number in range(rounds):
+            d.table[2] = 0
+            os.pwrite(d.fd, BLANK, 0)
+            sinks = [d.armed(mode=number % 2, gather=10000) for _ in range(12)]
+            for sink in sinks:
+                send(sink, 0, 3000)
+            if number % 3 == 0:
+                d.flush()
+            if number % 4 < 2:
+                sinks[0].close()
+            d.dirty.clear()
+
+    def held() -> tuple[int, int, int, int]:
+        files = len(os.listdir("/proc/self/fd"))
+        return tracemalloc.get_traced_memory()[0], mapped(d.path), files, sys.getrefcount(sink_type(d.kind))
+
+    tracemalloc.start()
+    live(20)
+    gc.collect()
+    before = held()
+    live(50)
+    gc.collect()
+    after = held()
+    tracemalloc.stop()
+    assert after[1:] == before[1:]
+    assert after[0] - before[0] < 5000
+
+
+def test_a_sink_in_its_own_dirty_list_is_garbage_collected(kind: str) -> None:
+    dirty: list[Any] = []
+    sink = sink_type(kind)(-1, array("q", [0, 100, 0]), 100, dirty)
+    sink.arm(0, 0)
+    sink(b"x")
+    assert dirty == [sink]
+    gone = weakref.ref(sink)
+    del sink, dirty
+    gc.collect()
+    assert gone() is None
+
+
+# ---- both at once ----
+
+ROWS = [(100, 5000), (5000, 5001), (6000, 6000 + 2 * PAGE), (SIZE - 3000, SIZE)]
+ROW = st.integers(0, len(ROWS) - 1)
+STEP = st.one_of(
+    st.tuples(st.just("arm"), ROW, st.integers(0, 300), st.sampled_from([PWRITE, MAP])),
+    st.tuples(st.just("block"), st.integers(0, 5), st.integers(0, 300) | st.integers(0, 3 * PAGE), st.just(0)),
+    st.tuples(st.just("lie"), st.integers(0, 5), st.integers(1, 300), st.integers(0, 299)),
+    st.tuples(st.just("lower"), ROW, st.integers(0, 5000), st.just(0)),
+    st.tuples(st.just("mode"), st.integers(0, 5), st.sampled_from([PWRITE, MAP]), st.just(0)),
+    st.tuples(st.just("flush"), st.just(0), st.just(0), st.just(0)),
+    st.tuples(st.just("close"), st.integers(0, 5), st.just(0), st.just(0)),
+)
+
+
+def play(kind: str, path: Path, heads: list[int], gather: int, steps: list[tuple[str, int, int, int]]) -> list[Any]:
+    """What a sink of `kind` answers, and the table and file that it leaves."""
+    rows = [(start, stop, min(start + head, stop)) for (start, stop), head in zip(ROWS, heads, strict=True)]
+    d = Desk(kind, path, rows)
+    sinks: list[Any] = []
+    lied = False
+    seen: list[Any] = []
+    for what, which, one, two in steps:
+        if what == "arm":
+            sinks.append(d.armed(which, max(0, d.position(which) - one), mode=two, gather=gather, window=PAGE))
+        elif what == "lower":
+            d.lower_stop(max(d.table[3 * which + 1] - one, d.position(which)), which)
+        elif what == "flush":
+            d.flush()
+        elif which < len(sinks):
+            sink = sinks[which]
+            if what == "block":
+                seen.append(sink(memoryview(BODY)[sink.cursor : sink.cursor + one]))
+            elif what == "lie":
+                block = bytearray(BODY[sink.cursor : sink.cursor + one])
+                if sink.cursor + two < d.position(sink.row) and two < len(block):
+                    block[two] ^= 0xFF
+                    lied = sink.state == sink.ARMED
+                seen.append(sink(block))
+            elif what == "mode":
+                sink.mode = one
+            else:
+                sink.close()
+        held = d.path.read_bytes()
+        expected = bytearray(BLANK)
+        for row, (start, stop) in enumerate(ROWS):
+            position = d.position(row)
+            assert start <= position <= d.table[3 * row + 1] <= stop
+            expected[start:position] = BODY[start:position]
+        assert held == expected
+        seen.append(d.table.tolist())
+    seen += [(repr(sink), sink.state) for sink in sinks] + [lied]
+    for sink in sinks:
+        sink.close()
+    os.close(d.fd)
+    return seen
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    heads=st.lists(st.integers(0, 400), min_size=len(ROWS), max_size=len(ROWS)),
+    gather=st.sampled_from([1, 50, 700, 1 << 17]),
+    steps=st.lists(STEP, max_size=25),
+)
+def test_after_any_events_the_file_holds_what_the_table_claims_and_is_else_untouched(
+    tmp_path_factory: pytest.TempPathFactory, heads: list[int], gather: int, steps: list[tuple[str, int, int, int]]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    played = [play(each, folder / f"both-{each}", heads, gather, steps) for each in KINDS]
+    assert played[0] == played[-1]
+
+
+# ---- choosing ----
+
+
+def chosen(**environment: str) -> list[str]:
+    code = "import sys; from fastidm.storage.sink import *; print(SINK_KIND, Sink.__name__, 'mmap' in sys.modules)"
+    clean = {name: value for name, value in os.environ.items() if name != "FASTIDM_PURE"}
+    root = str(Path(module.__file__).parents[2])
+    run = [sys.executable, "-c", code]
+    return subprocess.run(run, env=clean | environment, cwd=root, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_the_c_sink_is_chosen_when_it_is_built_and_the_pure_one_on_request() -> None:
+    assert chosen() == (["c", "Sink", "False"] if BUILT else ["pure", "PureSink", "False"])
+    assert chosen(FASTIDM_PURE="1") == ["pure", "PureSink", "False"]
+    assert chosen(FASTIDM_PURE="0") == chosen()
