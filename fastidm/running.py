@@ -40,7 +40,6 @@ from fastidm.options import Options
 from fastidm.storage.iomode import IoMode
 from fastidm.storage.naming import name_from_disposition, name_from_url
 from fastidm.storage.sink import FAILED, FULL, Sink
-from fastidm.storage.target import Content as Stored
 from fastidm.storage.target import Resumable, Target
 
 if TYPE_CHECKING:
@@ -191,7 +190,6 @@ class RunningTask:
             sink.close()
 
     def _open(self, action: Open) -> None:
-        content = Stored(action.content.total, action.content.etag, action.content.last_modified)
         rows = action.rows
         try:
             if self._target is None:
@@ -204,7 +202,7 @@ class RunningTask:
             return
         target = self._target
         if rows is None:
-            self._on_disk(partial(target.begin, content), partial(self._opened, anew=True))
+            self._on_disk(partial(target.begin, action.content), partial(self._opened, anew=True))
         else:
             self._on_disk(partial(target.resume, rows), partial(self._opened, anew=False))
 
@@ -219,7 +217,7 @@ class RunningTask:
         if anew:
             target.table[:] = self.machine.rows_anew(len(target.table) // ROW_BYTES)
         table = SegmentTable(target.table)
-        self._mode = IoMode(self.options.io if target.map_allowed else "pwrite", target.size)
+        self._mode = IoMode(self.options.io if target.map_allowed else "pwrite", target.size, self.options.connections)
         self._resumed = self._checked_bytes = table.received()
         self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.connections.ranges))
         self.machine.opened(table, monotonic())
@@ -320,12 +318,12 @@ class RunningTask:
     def _new_sink(self) -> PureSink:
         target, mode = self._target, self._mode
         assert target is not None and mode is not None
-        return Sink(target.fd, target.table, target.size, self._dirty, **mode.sink_settings(self.options.connections))
+        return Sink(target.fd, target.table, target.size, self._dirty, **mode.sink_settings())
 
     def _look_for_part(self) -> Resumed | None:
         """What an earlier run left under the name that is known before the server was asked."""
         if self.options.output is not None:
-            self._target = Target(os.path.abspath(self.options.output), self.url, self.options)
+            self._target = Target(os.path.join(os.getcwd(), self.options.output), self.url, self.options)
             found = self._target.prepare()
         else:
             path = os.path.join(os.path.abspath(self.options.directory), name_from_url(self.url))
@@ -413,11 +411,9 @@ _PERFORM: dict[type, Callable[..., None]] = {
 
 
 def _resumed(found: Resumable) -> Resumed:
-    from fastidm.core.response import Content
     from fastidm.storage.journal import ROWS
 
-    content = Content(found.content.total, found.content.etag, found.content.last_modified)
-    return Resumed(content, tuple(found.claims), found.same_url, ROWS)
+    return Resumed(found.content, tuple(found.claims), found.same_url, ROWS)
 
 
 def _known(size: int) -> int | None:
