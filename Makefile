@@ -1,0 +1,69 @@
+# Everything a contributor needs; plain `make` says what there is. Nothing here wants root, apt or a C compiler.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip -qq
+
+# The package is installed editable: tests then always run what is checked out, and no stale copy. What an editable
+# install does not follow (metadata, and the C sink, which lands beside its source) is what the stamps depend on. The
+# compiler is part of a stamp's name, so that a sink built by one is not taken for the work of another.
+STAMP = $(VENV)/.has-$(1)-$(notdir $(firstword $(CC)))
+SOURCES := pyproject.toml $(wildcard fastidm/_hotpath.c)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check check-c bench build clean
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(call STAMP,run) ## download 256 MiB from a throttled local server, get killed half-way, resume, verify
+	@$(RUN) -m fastidm.demo --show
+
+test: $(call STAMP,test) ## run the tests, against real servers on this machine
+	@$(RUN) -m pytest
+
+check: $(call STAMP,dev) check-c ## lint, types, and the warnings of the C compiler
+	@failed=0; $(RUN) -m ruff check --output-format concise . || failed=1; $(RUN) -m mypy || failed=1; exit $$failed
+
+bench: $(call STAMP,bench) ## measure the hot paths
+	@if [ -d benchmarks/micro ]; then $(RUN) -m pytest benchmarks/micro; \
+	else echo "There are no benchmarks yet."; fi
+
+build: $(call STAMP,run) ## make the wheel and the sdist in dist/
+	@$(PIP) install build
+	@$(RUN) -m build --outdir dist .
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) build dist fastidm.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -f fastidm/_hotpath.*.so
+	find fastidm tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# Warnings in Python's own headers are not ours, hence -isystem.
+check-c: $(call STAMP,dev)
+	@include=$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	if [ ! -e fastidm/_hotpath.c ]; then echo "C: there is no fastidm/_hotpath.c, nothing is checked"; \
+	elif ! printf '#include <Python.h>\n' | $(CC) -isystem "$$include" -x c -c -o /dev/null - 2>/dev/null; then \
+	    echo "C: no working compiler with Python's headers (CC=$(CC)), _hotpath.c is not checked"; \
+	else $(CC) -O2 -Wall -Wextra -Wconversion -Werror -isystem "$$include" -c -o /dev/null fastidm/_hotpath.c \
+	    && echo "C: no warnings"; fi
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastidm needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# $(1): name of the stamp; $(2): what pip installs; $(3): the stamps that it makes true as well
+define installed
+$(call STAMP,$(1)): $(SOURCES) | $(VENV)/bin/python
+	@echo "installing fastidm$(patsubst .%,%,$(2)) into $(VENV)"
+	@find $(VENV) -maxdepth 1 -name '.has-*' ! -name '$(notdir $(call STAMP,*))' -delete
+	@rm -f fastidm/_hotpath.*.so
+	@$(PIP) install --editable '$(2)'
+	@touch $(foreach name,$(1) $(3),$(call STAMP,$(name)))
+endef
+$(eval $(call installed,run,.,))
+$(eval $(call installed,test,.[test],run))
+$(eval $(call installed,dev,.[dev],run test))
+$(eval $(call installed,bench,.[bench],run))
