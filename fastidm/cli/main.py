@@ -134,8 +134,8 @@ class Run:
             self.codes[number] = event.exit_code
         self.reporter.event(number, event)
         if isinstance(event, Failed) and event.exit_code != InterruptedDownload.exit_code:
-            several = len(self.command.urls) > 1 and event.url not in event.message
-            self.reporter.say(error_line(f"{event.url}: {event.message}" if several else event.message, event.hint))
+            named = event.url in event.message
+            self.reporter.say(error_line(event.message if named else f"{event.url}: {event.message}", event.hint))
 
     def _settle(self, task: Task) -> None:
         """See to it that every task has ended for the listener too: one that was stopped has sent no last event."""
@@ -235,7 +235,7 @@ def choose_reporter(quiet: bool, json: bool, environment: Mapping[str, str] = os
 
 def error_line(message: str, hint: str = "") -> str:
     """What went wrong and what to do next, as the one line that a user sees."""
-    return printable(f"fastidm: error: {message} ({hint})" if hint else f"fastidm: error: {message}")
+    return printable(f"fastidm: error: {message}; {hint}" if hint else f"fastidm: error: {message}")
 
 
 def how_to_go_on(command: Command, arguments: Sequence[str], done: Collection[str] = ()) -> str:

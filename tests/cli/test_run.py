@@ -114,13 +114,13 @@ def test_a_finished_file_is_exit_code_0_and_one_summary_line(capsys: pytest.Capt
 def test_a_failed_file_is_its_exit_code_and_one_line(code: int, capsys: pytest.CaptureFixture[str]) -> None:
     event = Failed(URL, EXIT_CODES[code][0], code, "it went\nwrong", "do \x1b[31mthis")
     assert run([URL], ScriptedManager((0, STARTED), (0, event))) == code
-    assert capsys.readouterr() == ("", "fastidm: error: it went\\nwrong (do \\x1b[31mthis)\n")
+    assert capsys.readouterr() == ("", f"fastidm: error: {URL}: it went\\nwrong; do \\x1b[31mthis\n")
 
 
 @pytest.mark.parametrize("flag", ["--quiet", "--json"])
 def test_quiet_and_json_hide_progress_but_no_error(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([flag, URL], ScriptedManager((0, STARTED), (0, PROGRESS), (0, RETRY), (0, ERROR))) == 3
-    assert capsys.readouterr().err == f"fastidm: error: {ERROR.message} (check the address)\n"
+    assert capsys.readouterr().err == f"fastidm: error: {ERROR.message}; check the address\n"
     assert run([flag, URL], ScriptedManager((0, STARTED), (0, PROGRESS), (0, DONE))) == 0
     assert capsys.readouterr().err == ""
 
@@ -141,7 +141,7 @@ def test_an_error_without_an_event_is_told_all_the_same(capsys: pytest.CaptureFi
     manager = ScriptedManager((0, STARTED))
     manager.script = (lambda: setattr(manager.tasks[0], "error", NoSpaceError("the disk is full", "make room")),)
     assert run([URL], manager) == 9
-    assert capsys.readouterr().err == "fastidm: error: the disk is full (make room)\n"
+    assert capsys.readouterr().err == f"fastidm: error: {URL}: the disk is full; make room\n"
 
 
 @pytest.mark.parametrize(("error", "code"), [(UsageError("bad URL"), 2), (NotFoundError("gone"), 3)])
