@@ -85,7 +85,7 @@ class RetryPolicy:
         """
         if asked is not None:
             return min(asked, LONGEST)
-        longest = min(self.base * 2 ** min(self.failures - 1, 20), self.cap)
+        longest = min(self.base * (1 << max(0, min(self.failures - 1, 20))), self.cap)
         return longest * (0.5 + chance() / 2)
 
 

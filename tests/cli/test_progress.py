@@ -13,19 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastidm.cli.progress import (
-    Board,
-    LiveReporter,
-    PlainReporter,
-    TaskView,
-    amount,
-    draw,
-    draw_map,
-    duration,
-    shorten,
-    summary,
-    width,
-)
+from fastidm.cli.drawing import Board, TaskView, amount, draw, draw_map, duration, shorten, summary, width
+from fastidm.cli.progress import LiveReporter, PlainReporter
 from fastidm.events import Failed, Finished, Progress, Retrying, Started
 
 MIB = 1 << 20
