@@ -91,6 +91,8 @@ class DownloadManager:
         """Drive all tasks until each has ended, or `stop` was called."""
         self._start_more()
         self._engine.run(self._start_more)
+        if self._stopping:
+            self._stop()  # for those that were not started; there may have been no loop to do it
 
     def stop(self) -> None:
         """Pause every task; `run` returns within a second. Safe in every thread and in signal handlers."""
@@ -131,7 +133,10 @@ def check_url(url: str) -> None:
     if not separator or scheme.lower() not in ("http", "https"):
         raise UsageError(f"not an http or https URL: {redact(url)}", "write it like https://example.com/file")
     host = rest.replace("?", "/").replace("#", "/").partition("/")[0].rpartition("@")[2]
-    if not host or host.startswith(":"):
+    name, _, port = host.rpartition(":") if ":" in host.rpartition("]")[2] else (host, "", "")
+    if not name:
         raise UsageError(f"a URL without a host: {redact(url)}")
+    if port and not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise UsageError(f"a URL whose port is no port: {redact(url)}")
     if not url.isprintable() or " " in url:
         raise UsageError(f"a URL with spaces or control characters: {redact(url)}", "encode a space as %20")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC
 from enum import Enum
 
-from fastidm.errors import AuthError, FastidmError, LimitError, NetworkError, ProtocolError, TlsError
+from fastidm.errors import AuthError, FastidmError, LimitError, NetworkError, ProtocolError, TlsError, UsageError
 
 LONGEST = 600.0
 """Seconds: no Retry-After makes us wait longer than this."""
@@ -20,6 +20,7 @@ LONGEST = 600.0
 class Trouble(Enum):
     """What went wrong below HTTP; `net` maps libcurl's numbers to these."""
 
+    URL = "the URL is malformed"
     RESOLVE = "the host name cannot be resolved"
     CONNECT = "the connection is refused"
     TIMEOUT = "no answer in time"
@@ -50,6 +51,8 @@ def final_error(trouble: Trouble, detail: str = "") -> FastidmError:
         return LimitError(text)
     if trouble is Trouble.MALFORMED:
         return ProtocolError(text)
+    if trouble is Trouble.URL:
+        return UsageError(text)
     return NetworkError(text, "check the address and the network; the same command tries again")
 
 

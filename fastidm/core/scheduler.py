@@ -89,8 +89,9 @@ class Ramp:
     """How many connections a task may have now.
 
     It begins with one and doubles whenever as many as were added have been answered, so the ceiling is reached after a few
-    round trips; it stops early when a measured window shows that more connections did not bring more bytes. A refusal (503, 429, a
-    reset, silence) while others receive is the server's own limit: it is kept, and tried again by one every half minute.
+    round trips; it stops early when a measured window shows that more connections did not bring more bytes. A refusal (503,
+    429, a reset, silence) while others receive is the server's own limit: it is kept, and tried again by one every half
+    minute.
     """
 
     WINDOW = 0.5

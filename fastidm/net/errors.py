@@ -13,6 +13,7 @@ WRITE_ERROR = 23
 
 _TROUBLES = {
     1: Trouble.MALFORMED,  # unsupported protocol
+    3: Trouble.URL,
     5: Trouble.PROXY,  # the proxy's name cannot be resolved
     6: Trouble.RESOLVE,
     7: Trouble.CONNECT,

@@ -1,0 +1,222 @@
+"""Requests over real servers: heads, bodies, reuse of connections, pausing, cancelling, waking."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+import pytest
+
+from fastidm.core.response import Head
+from fastidm.core.retry import Trouble
+from fastidm.net.errors import trouble_of
+from fastidm.net.transfers import Transfer, Transfers, parse_head
+from fastidm.options import Options
+from tests.support.content import content
+from tests.support.servers import Nginx
+
+SECONDS = 20.0
+
+
+class Got:
+    """What came of one request."""
+
+    def __init__(self) -> None:
+        self.heads: list[Head] = []
+        self.body = bytearray()
+        self.end: tuple[int, str] | None = None
+
+    def sink(self, block: memoryview) -> None:
+        self.body += block
+
+
+class World:
+    """`Transfers`, and a loop that runs until something is true."""
+
+    def __init__(self) -> None:
+        self.settled = 0
+        self.transfers = Transfers(self._settle)
+
+    def _settle(self) -> None:
+        self.settled += 1
+
+    def start(self, url: str, got: Got, first: int | None = 0, last: int | None = None, **other: object) -> Transfer:
+        given = {"trusted": True, "fresh": False, "sink": got.sink, "on_head": got.heads.append} | other
+        options = given.pop("options", Options())
+        return self.transfers.start(
+            options, url, first, last, on_end=lambda *end: setattr(got, "end", end), **given  # type: ignore[arg-type]
+        )
+
+    def until(self, done: Callable[[], object]) -> None:
+        deadline = monotonic() + SECONDS
+        while not done():
+            assert monotonic() < deadline
+            self.transfers.wait(1.0)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made.transfers.close()
+
+
+def test_a_range_comes_with_its_head_first(world: World, nginx: Nginx) -> None:
+    data = content(100_000)
+    got = Got()
+    world.start(nginx.add("range.bin", data), got, 1000, 49_999)
+    world.until(lambda: got.end)
+    assert got.end == (0, "")
+    assert [head.status for head in got.heads] == [206]
+    assert got.heads[0].get("content-range") == "bytes 1000-49999/100000"
+    assert got.body == data[1000:50_000]
+    assert world.settled > 0
+
+
+def test_no_range_is_asked_where_none_is_wanted(world: World, nginx: Nginx) -> None:
+    got = Got()
+    world.start(nginx.add("whole.bin", content(10)), got, None)
+    world.until(lambda: got.end)
+    assert got.heads[0].status == 200
+    assert got.body == content(10)
+
+
+def test_many_requests_share_kept_alive_connections_unless_fresh_ones_are_wanted(world: World, nginx: Nginx) -> None:
+    url = nginx.add("reused.bin", content(1000))
+    before = len(nginx.requests())
+    for fresh in (False, False, True):
+        got = Got()
+        world.start(url, got, fresh=fresh)
+        world.until(lambda got=got: got.end)
+    first, second, third = [request.connection for request in nginx.requests()[before:]]
+    assert first == second != third
+
+
+def test_a_body_waits_until_it_is_given_a_sink(world: World, nginx: Nginx) -> None:
+    data = content(3_000_000)
+    got = Got()
+    transfer = world.start(nginx.add("held.bin", data), got, sink=None)
+    world.until(lambda: got.heads)
+    for _ in range(3):
+        world.transfers.wait(0.01)
+    assert got.end is None
+    transfer.receive_into(got.sink)
+    transfer.go_on()
+    world.until(lambda: got.end)
+    assert got.end == (0, "")
+    assert got.body == data
+
+
+def test_a_paused_transfer_receives_nothing_until_it_goes_on(world: World, nginx: Nginx) -> None:
+    data = content(8_000_000)
+    got = Got()
+    transfer = world.start(nginx.add("paused.bin", data), got)
+    world.until(lambda: got.body)
+    transfer.pause()
+    held = len(got.body)
+    for _ in range(5):
+        world.transfers.wait(0.01)
+    assert len(got.body) == held < len(data)
+    transfer.go_on()
+    world.until(lambda: got.end)
+    assert got.body == data
+
+
+def test_pausing_before_there_is_a_connection_is_no_error(world: World, nginx: Nginx) -> None:
+    got = Got()
+    transfer = world.start(nginx.add("early.bin", content(10)), got)
+    transfer.pause()
+    transfer.go_on()
+    world.until(lambda: got.end)
+    assert got.body == content(10)
+
+
+def test_a_cancelled_transfer_tells_nothing_more(world: World, nginx: Nginx) -> None:
+    got, other = Got(), Got()
+    url = nginx.add("cancelled.bin", content(50_000_000))
+    transfer = world.start(url, got)
+    world.until(lambda: got.body)
+    world.transfers.cancel(transfer)
+    received = len(got.body)
+    world.start(nginx.add("after.bin", content(10)), other)
+    world.until(lambda: other.end)
+    assert got.end is None
+    assert len(got.body) == received
+
+
+def test_a_refused_connection_is_told_with_libcurls_code(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    got = Got()
+    world.start(f"http://127.0.0.1:{port}/", got)
+    world.until(lambda: got.end)
+    assert got.end is not None
+    trouble, detail = trouble_of(*got.end)
+    assert trouble is Trouble.CONNECT
+    assert str(port) in detail
+
+
+def test_waking_from_another_thread_ends_the_wait(world: World) -> None:
+    began = monotonic()
+    waker = threading.Thread(target=world.transfers.wake)
+    waker.start()
+    world.transfers.wait(SECONDS)
+    waker.join()
+    assert monotonic() - began < SECONDS / 2
+
+
+def test_a_thousand_wakes_are_as_good_as_one(world: World) -> None:
+    for _ in range(100_000):
+        world.transfers.wake()
+    world.transfers.wait(SECONDS)
+    began = monotonic()
+    world.transfers.wait(0.05)
+    assert monotonic() - began >= 0.04, "no wake is left over"
+
+
+def test_a_defect_in_a_callback_ends_the_loop_and_is_not_just_printed(world: World, nginx: Nginx) -> None:
+    def broken(head: Head) -> None:
+        raise ZeroDivisionError
+
+    world.start(nginx.add("defect.bin", b"x"), Got(), on_head=broken)
+    with pytest.raises(ZeroDivisionError):
+        world.until(lambda: False)
+
+
+def test_secrets_go_to_the_trusted_origin_only(world: World) -> None:
+    options = Options(headers=("X-Secret: canary",), user="me:canary")
+    for trusted in (True, False):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            got = Got()
+            world.start(f"http://127.0.0.1:{server.getsockname()[1]}/", got, options=options, trusted=trusted)
+            world.until(lambda server=server: _readable(server))
+            peer, _ = server.accept()
+            with peer:
+                world.until(lambda peer=peer: _readable(peer))
+                request = peer.recv(65536)
+        assert (b"canary" in request) is trusted
+        assert (b"Authorization: Basic" in request) is trusted
+        assert b"Accept-Encoding: identity\r\n" in request
+        world.until(lambda got=got: got.end)
+
+
+def _readable(sock: socket.socket) -> bool:
+    import select
+
+    return bool(select.select([sock], [], [], 0.01)[0])
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "fields"),
+    [
+        ([b"HTTP/1.1 200 OK\r\n", b"ETag: \"a\"\r\n"], 200, (("etag", '"a"'),)),
+        ([b"HTTP/2 206\r\n", b"X:1\r\n", b"x: 2\r\n"], 206, (("x", "1"), ("x", "2"))),
+        ([b"HTTP/1.0 404 \xff\r\n", b"no field\r\n", b": empty\r\n"], 404, (("", "empty"),)),
+        ([b"nonsense\r\n"], 0, ()),
+        ([], 0, ()),
+    ],
+)
+def test_heads_are_read_without_trust(lines: list[bytes], status: int, fields: tuple[tuple[str, str], ...]) -> None:
+    assert parse_head(lines) == Head(status, fields)

@@ -1,0 +1,73 @@
+"""Work off the loop: results and errors come back in the loop's thread, in calls to `deliver`."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from fastidm.background import MOST, Background
+
+SECONDS = 20.0
+
+
+class Loop:
+    """Stands for the engine's loop: sleeps until it is woken."""
+
+    def __init__(self) -> None:
+        self._woken = threading.Semaphore(0)
+        self.background = Background(self._woken.release)
+
+    def turn(self) -> None:
+        assert self._woken.acquire(timeout=SECONDS)
+        self.background.deliver()
+
+
+def test_a_result_and_an_error_are_delivered_where_deliver_is_called() -> None:
+    loop = Loop()
+    told: list[tuple[object, BaseException | None, threading.Thread]] = []
+    failure = OSError(28, "full")
+
+    def fail() -> None:
+        raise failure
+
+    for job in (threading.current_thread, fail):
+        loop.background.submit(job, lambda result, error: told.append((result, error, threading.current_thread())))
+        loop.turn()
+    (worker, no_error, here), (nothing, error, also_here) = told
+    assert worker is not threading.current_thread()
+    assert (no_error, nothing, error) == (None, None, failure)
+    assert here is also_here is threading.current_thread()
+    loop.background.close()
+
+
+def test_a_job_that_blocks_holds_up_no_other_and_threads_are_few() -> None:
+    loop = Loop()
+    gate = threading.Event()
+    done: list[object] = []
+    loop.background.submit(lambda: gate.wait(SECONDS), lambda result, error: done.append("slow"))
+    for number in range(3 * MOST):
+        loop.background.submit(lambda number=number: number, lambda result, error: done.append(result))
+    for _ in range(3 * MOST):
+        loop.turn()
+    assert sorted(done) == list(range(3 * MOST))  # type: ignore[type-var]
+    assert loop.background.pending == 1
+    mine = [thread for thread in threading.enumerate() if thread.name == "fastidm-disk"]
+    assert len(mine) <= MOST
+    gate.set()
+    loop.turn()
+    assert done[-1] == "slow"
+    loop.background.close()
+    for thread in mine:
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("jobs", [0, 1])
+def test_closing_waits_for_nobody(jobs: int) -> None:
+    loop = Loop()
+    gate = threading.Event()
+    for _ in range(jobs):
+        loop.background.submit(lambda: gate.wait(SECONDS), lambda result, error: None)
+    loop.background.close()
+    gate.set()

@@ -1,0 +1,131 @@
+"""The manager and the Python door: several files at once, stopping from elsewhere, errors that are raised."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+import fastidm
+from fastidm.errors import ExistsError, InterruptedDownload, NotFoundError, UsageError
+from fastidm.events import DownloadStatus, Event, Finished, Progress, Started
+from fastidm.manager import DownloadManager, DownloadTask
+from fastidm.options import Options
+from tests.support.content import content
+from tests.support.servers import Nginx
+
+
+def test_download_returns_what_came_of_it(tmp_path: Path, nginx: Nginx) -> None:
+    data = content(3_000_000)
+    events: list[Event] = []
+    done = fastidm.download(nginx.add("api.bin", data), Options(directory=str(tmp_path)), events.append)
+    assert Path(done.path).read_bytes() == data
+    assert (done.size, done.received, done.resumed, done.retries) == (3_000_000, 3_000_000, 0, 0)
+    assert done.connections >= 1
+    assert isinstance(events[-1], Finished)
+    assert [event.path for event in events if isinstance(event, Started)] == [done.path]
+    final = [event for event in events if isinstance(event, Progress)][-1]
+    assert final.received == 3_000_000
+    assert os.listdir(tmp_path) == ["api.bin"]
+
+
+def test_download_raises_the_leaf_of_the_error_tree(tmp_path: Path, nginx: Nginx) -> None:
+    options = Options(directory=str(tmp_path))
+    with pytest.raises(NotFoundError, match="404"):
+        fastidm.download(nginx.url + "/nothing-here", options)
+    url = nginx.add("twice.bin", b"x")
+    fastidm.download(url, options)
+    with pytest.raises(ExistsError):
+        fastidm.download(url, options)
+    assert os.listdir(tmp_path) == ["twice.bin"]
+
+
+def test_many_files_run_a_few_at_a_time_and_each_is_right(tmp_path: Path, nginx: Nginx) -> None:
+    files = {f"many-{n}.bin": content(1 + 300_000 * n, seed=n) for n in range(12)}
+    running: set[str] = set()
+    most = 0
+
+    def observe(task: DownloadTask, event: Event) -> None:
+        nonlocal most
+        if isinstance(event, Finished):
+            running.discard(task.url)
+        else:
+            running.add(task.url)
+        most = max(most, len(running))
+
+    with DownloadManager(observe, max_downloads=4) as manager:
+        tasks = [manager.add(nginx.add(name, data), Options(directory=str(tmp_path))) for name, data in files.items()]
+        assert {task.status for task in tasks} == {DownloadStatus.PENDING}
+        manager.run()
+    assert {task.status for task in tasks} == {DownloadStatus.COMPLETED}
+    assert 1 < most <= 4
+    for name, data in files.items():
+        assert (tmp_path / name).read_bytes() == data
+
+
+def test_one_failure_leaves_the_others_alone(tmp_path: Path, nginx: Nginx) -> None:
+    options = Options(directory=str(tmp_path))
+    with DownloadManager(max_downloads=1) as manager:
+        bad = manager.add(nginx.url + "/not-there", options)
+        good = manager.add(nginx.add("there.bin", content(2_000_000)), options)
+        manager.run()
+    assert (bad.status, good.status) == (DownloadStatus.FAILED, DownloadStatus.COMPLETED)
+    assert isinstance(bad.error, NotFoundError)
+    assert good.error is None
+
+
+def test_stop_from_another_thread_pauses_and_the_same_task_goes_on_later(tmp_path: Path, nginx: Nginx) -> None:
+    data = content(30_000_000)
+    options = Options(directory=str(tmp_path), limit_rate=10_000_000)
+    seen = threading.Event()
+
+    def observe(task: DownloadTask, event: Event) -> None:
+        if isinstance(event, Progress) and event.received > 2_000_000:
+            seen.set()
+
+    url = nginx.add("stopped.bin", data)
+    manager = DownloadManager(observe)
+    task, waiting = manager.add(url, options), manager.add(url + "?not-started", options)
+    manager._max_downloads = 1
+
+    def stop() -> None:
+        seen.wait(60)
+        manager.stop()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    manager.run()
+    stopper.join()
+    manager.close()
+    assert task.status is waiting.status is DownloadStatus.PAUSED
+    assert isinstance(task.error, InterruptedDownload)
+    assert sorted(os.listdir(tmp_path)) == ["stopped.bin.fastidm", "stopped.bin.part"]
+    done = fastidm.download(url, Options(directory=str(tmp_path)))
+    assert done.resumed > 2_000_000
+    assert (tmp_path / "stopped.bin").read_bytes() == data
+    assert os.listdir(tmp_path) == ["stopped.bin"]
+
+
+def test_stop_before_run_starts_nothing(tmp_path: Path, nginx: Nginx) -> None:
+    with DownloadManager() as manager:
+        task = manager.add(nginx.add("never.bin", b"x"), Options(directory=str(tmp_path)))
+        manager.stop()
+        manager.run()
+    assert task.status is DownloadStatus.PAUSED
+    assert os.listdir(tmp_path) == []
+
+
+NO_URLS = ["", "example.com/f", "ftp://h/f", "http://", "http://:80/", "http://h:x/", "http://h:70000/", "http://h/a b", "http://h/\n"]
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+def test_what_is_no_http_url_is_refused_at_once(url: str) -> None:
+    with DownloadManager() as manager, pytest.raises(UsageError):
+        manager.add(url)
+
+
+def test_a_manager_runs_at_least_one_task() -> None:
+    with pytest.raises(UsageError):
+        DownloadManager(max_downloads=0)
