@@ -7,6 +7,7 @@ end, a disk job done) becomes one event of the machine. Everything runs in the e
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from random import random
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from fastidm.background import Background
 from fastidm.core.actions import (
-    Action,
     Arm,
     Cancel,
     Close,
@@ -35,6 +35,7 @@ from fastidm.core.task import TaskMachine
 from fastidm.errors import ExistsError, FastidmError, NoSpaceError, StorageError, redact
 from fastidm.events import Event, Failed, Finished, Progress, Retrying, Started
 from fastidm.net.errors import trouble_of
+from fastidm.net.setup import origin
 from fastidm.net.transfers import Transfer, Transfers
 from fastidm.options import Options
 from fastidm.storage.iomode import IoMode
@@ -74,7 +75,7 @@ class RunningTask:
         self.options = options
         self.machine = TaskMachine(url, options, random)
         self._shown_url = redact(url)
-        self._origin = _origin(url)
+        self._origin = origin(url)
         self._transfers = transfers
         self._background = background
         self._dirty = dirty
@@ -85,7 +86,7 @@ class RunningTask:
         self._sinks: dict[int, PureSink] = {}
         self._mode: IoMode | None = None
         self._disk_busy = False
-        self._after_disk: list[Action] = []
+        self._after_disk: deque[Callable[[], None]] = deque()
         self._begun = monotonic()
         self._resumed = 0
         self._shown_at = 0.0
@@ -161,7 +162,7 @@ class RunningTask:
             action.url,
             action.first,
             action.last,
-            trusted=_origin(action.url) == self._origin,
+            trusted=origin(action.url) == self._origin,
             fresh=action.fresh,
             sink=sink,
             on_head=partial(self._head, id),
@@ -223,15 +224,10 @@ class RunningTask:
         self.machine.opened(table, monotonic())
 
     def _discard(self, action: Discard) -> None:
+        """Nothing to do yet: `Target.begin` replaces what is there, once the server has said what it has instead."""
         self._resumed = 0
-        if self._target is not None:
-            target, self._target = self._target, None
-            self._on_disk(target.discard, lambda result, error: None)
 
     def _finish(self, action: Finish) -> None:
-        if self._disk_busy:
-            self._after_disk.append(action)
-            return
         target = self._target
         assert target is not None
         stop = lambda: self.machine.phase is not Phase.FINISHING  # noqa: E731
@@ -248,7 +244,7 @@ class RunningTask:
 
     def _close(self, action: Close) -> None:
         if self._disk_busy:
-            self._after_disk.append(action)
+            self._after_disk.append(partial(self._close, action))
         elif self._target is not None:
             self._target.close()
 
@@ -287,14 +283,17 @@ class RunningTask:
     # ------------------------------------------------------------------ disk
 
     def _on_disk(self, job: Callable[[], object], done: Callable[[object, BaseException | None], None]) -> None:
-        """One job at a time: part file and journal belong to it until it is done."""
+        """Run `job` in a helper thread. One at a time: part file and journal belong to it until it is done."""
+        if self._disk_busy:
+            self._after_disk.append(partial(self._on_disk, job, done))
+            return
         self._disk_busy = True
 
         def delivered(result: object, error: BaseException | None) -> None:
             self._disk_busy = False
             done(result, error)
-            self.machine.actions[:0] = self._after_disk
-            self._after_disk = []
+            while self._after_disk and not self._disk_busy:
+                self._after_disk.popleft()()
             self.perform(monotonic())
 
         self._background.submit(job, delivered)
@@ -376,6 +375,8 @@ class RunningTask:
         elif machine.error is not None:
             error = machine.error
             self._tell(Failed(self._shown_url, error.name, error.exit_code, error.message, error.hint))
+        # Whoever keeps the task must not keep the journal's mapped pages with it.
+        machine.table = machine.connections.table = None
 
     def _result(self) -> Finished:
         machine, target = self.machine, self._target
@@ -418,14 +419,6 @@ def _resumed(found: Resumable) -> Resumed:
 
 def _known(size: int) -> int | None:
     return size if size >= 0 else None
-
-
-def _origin(url: str) -> str:
-    """Scheme, host and port, lower case: what may see the user's secrets."""
-    scheme, _, rest = url.partition("://")
-    authority = rest.partition("/")[0].partition("?")[0].partition("#")[0].rpartition("@")[2].lower()
-    default = {"http": ":80", "https": ":443"}.get(scheme.lower(), "")
-    return f"{scheme.lower()}://{authority.removesuffix(default)}"
 
 
 def _storage_error(error: BaseException) -> FastidmError:

@@ -63,6 +63,14 @@ def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, 
     _configure_tls(curl, options)
 
 
+def origin(url: str) -> str:
+    """Scheme, host and port of `url`, in one spelling: what decides who may see the user's secrets."""
+    scheme, _, rest = url.partition("://")
+    authority = rest.partition("/")[0].partition("?")[0].partition("#")[0].rpartition("@")[2].lower()
+    default = {"http": ":80", "https": ":443"}.get(scheme.lower(), "")
+    return f"{scheme.lower()}://{authority.removesuffix(default)}"
+
+
 def _configure_tls(curl: pycurl.Curl, options: Options) -> None:
     set = curl.setopt
     if options.insecure:
