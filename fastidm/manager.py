@@ -14,7 +14,7 @@ from types import TracebackType
 from fastidm.engine import Engine
 from fastidm.errors import FastidmError, InterruptedDownload, UsageError, redact
 from fastidm.events import DownloadStatus, Event, Failed, Finished
-from fastidm.options import Options
+from fastidm.options import Options, check_url
 from fastidm.running import RunningTask
 
 MAX_DOWNLOADS = 3
@@ -80,7 +80,7 @@ class DownloadManager:
     def add(self, url: str, options: Options | None = None) -> DownloadTask:
         """Queue a file.
 
-        Raises `UsageError` for a URL that is not http or https.
+        Raises `UsageError` for what is no http or https URL.
         """
         check_url(url)
         task = DownloadTask(url, options or Options())
@@ -125,18 +125,3 @@ class DownloadManager:
             self._observer(task, event)
         if isinstance(event, Finished | Failed):
             self._start_more()
-
-
-def check_url(url: str) -> None:
-    """Raises `UsageError` unless `url` is an absolute http or https URL without spaces and control characters."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() not in ("http", "https"):
-        raise UsageError(f"not an http or https URL: {redact(url)}", "write it like https://example.com/file")
-    host = rest.replace("?", "/").replace("#", "/").partition("/")[0].rpartition("@")[2]
-    name, _, port = host.rpartition(":") if ":" in host.rpartition("]")[2] else (host, "", "")
-    if not name:
-        raise UsageError(f"a URL without a host: {redact(url)}")
-    if port and not (port.isascii() and port.isdigit() and int(port) < 65536):
-        raise UsageError(f"a URL whose port is no port: {redact(url)}")
-    if not url.isprintable() or " " in url:
-        raise UsageError(f"a URL with spaces or control characters: {redact(url)}", "encode a space as %20")

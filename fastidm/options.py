@@ -6,10 +6,12 @@ default and the same meaning. Values are checked once, in `Options.__post_init__
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fastidm.errors import UsageError
+from fastidm.errors import UsageError, printable, redact
 
+SCHEMES = ("http", "https")
 MAX_CONNECTIONS = 128
 IO_MODES = ("auto", "mmap", "pwrite")
 ON_CHANGE = ("fail", "restart")
@@ -25,7 +27,7 @@ class Options:
     """
 
     output: str | None = None
-    """Path of the target; None: the name comes from the server or the URL, in `directory`."""
+    """Path of the target, as it stands; None: the name comes from the server or the URL, in `directory`."""
     directory: str = "."
     connections: int = 16
     """Ceiling of connections for one task, 1 to 128."""
@@ -46,6 +48,7 @@ class Options:
     key: str | None = None
     insecure: bool = False
     limit_rate: int | None = None
+    """Of this file; others are not slowed down."""
     retries: int = 5
     """Failures in a row, without a byte of progress between them, that a task survives."""
     timeout: float = 60.0
@@ -120,3 +123,46 @@ def parse_size(text: str) -> int:
     except ValueError:
         raise UsageError(f"not a size: {text!r}", "write it like 500k, 10M or 1.5G") from None
     return int(size)
+
+
+def check_url(url: str) -> None:
+    """Raise `UsageError` unless `url` is http or https, names a host, and holds nothing that no URL may hold."""
+    if any(c.isspace() for c in url):
+        raise UsageError(f"a URL holds no spaces: {redact(url)}", "write %20 for a space, and quote the URL")
+    if not url.isprintable():
+        raise UsageError(f"a URL holds no control characters: {redact(url)}")
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        hint = "see fastidm --help"
+        if "." in url or ":" in url or "/" in url:
+            hint = f"did you mean https://{redact(url.partition(':/')[2] or url).lstrip('/')}?"
+        raise UsageError(f"not a URL: {redact(url)!r}", hint)
+    if scheme.lower() not in SCHEMES:
+        near = nearest(scheme.lower(), SCHEMES)
+        hint = f"did you mean {near}?" if near else "http and https are"
+        raise UsageError(f"not supported: {printable(scheme)}://", hint)
+    authority = rest.partition("#")[0].partition("?")[0].partition("/")[0].rpartition("@")[2]
+    if authority.startswith("["):
+        host, _, port = authority[1:].partition("]")
+    else:
+        host, colon, port = authority.partition(":")
+        port = colon + port
+    if not host:
+        raise UsageError(f"no host in {redact(url)}")
+    number = port[1:] or "0"  # "host:" means the usual port
+    if port and not (port[0] == ":" and number.isascii() and number.isdigit() and int(number[:6]) <= 65535):
+        raise UsageError(f"no valid port in {redact(url)}", "a port is a number up to 65535")
+
+
+def nearest(word: str, choices: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The one of `choices` that `word` was most probably meant to be, or None if none is at least so alike (0 to 1)."""
+    known = list(choices)
+    if not word.strip("-"):
+        return None
+    if longer := [c for c in known if c.startswith(word)]:
+        return min(longer, key=len)
+    if shorter := [c for c in known if word.startswith(c) and len(c) > 4]:
+        return max(shorter, key=len)
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(word.lower(), known, 1, likeness)), None)

@@ -50,6 +50,8 @@ CHECKPOINT_SECONDS = 1.0
 CHECKPOINT_BYTES = 64 << 20
 CHECKPOINT_PAUSE = 0.25
 """A checkpoint is begun after so many seconds, or after so many bytes but not sooner than this pause."""
+THROTTLE_MEMORY = 1.0
+"""Seconds after a pause for the rate limit in which slowness says nothing about server and network."""
 EVENT_SECONDS = 0.1
 """Seconds between two Progress events."""
 
@@ -94,6 +96,7 @@ class RunningTask:
         self._checked_bytes = 0
         self._bucket = TokenBucket(options.limit_rate, self._begun) if options.limit_rate else None
         self._bucket_bytes = 0
+        self._throttled_at = float("-inf")
         self._taken = 0
         self.ended = False
 
@@ -115,7 +118,7 @@ class RunningTask:
 
     def tick(self, now: float) -> None:
         """Let the machine look around, draw the progress, make a checkpoint."""
-        throttled = self._bucket is not None
+        throttled = now - self._throttled_at < THROTTLE_MEMORY
         self.machine.tick(now, {id: sink.received for id, sink in self._sinks.items()}, throttled)
         self.perform(now)
         if self.machine.phase is Phase.RECEIVING:
@@ -134,6 +137,8 @@ class RunningTask:
         self._bucket.take(received - self._bucket_bytes, now)
         self._bucket_bytes = received
         wait = self._bucket.wait(now)
+        if wait > 0:
+            self._throttled_at = now
         for id, transfer in self._running.items():
             if wait > 0:
                 transfer.pause()
@@ -219,7 +224,9 @@ class RunningTask:
             target.table[:] = self.machine.rows_anew(len(target.table) // ROW_BYTES)
         table = SegmentTable(target.table)
         self._mode = IoMode(self.options.io if target.map_allowed else "pwrite", target.size, self.options.connections)
-        self._resumed = self._checked_bytes = table.received()
+        self._checked_bytes = table.received()
+        # Without ranges everything comes once more, and what an earlier run has kept serves only to compare.
+        self._resumed = self._checked_bytes if self.machine.connections.ranges else 0
         self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.connections.ranges))
         self.machine.opened(table, monotonic())
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from fastidm.errors import EXIT_CODES, UsageError, printable, redact
-from fastidm.options import IO_MODES, MAX_CONNECTIONS, ON_CHANGE, Options, parse_checksum, parse_size
+from fastidm.options import IO_MODES, MAX_CONNECTIONS, ON_CHANGE, Options, check_url, nearest, parse_checksum, parse_size
 
 Value = TypeVar("Value")
 
@@ -117,49 +117,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     return Command(urls, options, quiet, json)
 
 
-def check_url(url: str) -> None:
-    """Raise `UsageError` unless `url` is http or https, names a host, and holds nothing that no URL may hold."""
-    if any(c.isspace() for c in url):
-        raise UsageError(f"a URL holds no spaces: {redact(url)}", "write %20 for a space, and quote the URL")
-    if not url.isprintable():
-        raise UsageError(f"a URL holds no control characters: {redact(url)}")
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        hint = "see fastidm --help"
-        if "." in url or ":" in url or "/" in url:
-            hint = f"did you mean https://{redact(url.partition(':/')[2] or url).lstrip('/')}?"
-        raise UsageError(f"not a URL: {redact(url)!r}", hint)
-    if scheme.lower() not in SCHEMES:
-        near = nearest(scheme.lower(), SCHEMES)
-        hint = f"did you mean {near}?" if near else "http and https are"
-        raise UsageError(f"not supported: {printable(scheme)}://", hint)
-    authority = rest.partition("#")[0].partition("?")[0].partition("/")[0].rpartition("@")[2]
-    if authority.startswith("["):
-        host, _, port = authority[1:].partition("]")
-    else:
-        host, colon, port = authority.partition(":")
-        port = colon + port
-    if not host:
-        raise UsageError(f"no host in {redact(url)}")
-    number = port[1:] or "0"  # "host:" means the usual port
-    if port and not (port[0] == ":" and number.isascii() and number.isdigit() and int(number[:6]) <= 65535):
-        raise UsageError(f"no valid port in {redact(url)}", "a port is a number up to 65535")
-
-
-def nearest(word: str, choices: Iterable[str], likeness: float = 0.6) -> str | None:
-    """The one of `choices` that `word` was most probably meant to be, or None if none is at least so alike (0 to 1)."""
-    known = list(choices)
-    if not word.strip("-"):
-        return None
-    if longer := [c for c in known if c.startswith(word)]:
-        return min(longer, key=len)
-    if shorter := [c for c in known if word.startswith(c) and len(c) > 4]:
-        return max(shorter, key=len)
-    from difflib import get_close_matches
-
-    return next(iter(get_close_matches(word.lower(), known, 1, likeness)), None)
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         named, _, problem = message.removeprefix("argument ").partition(": ")
@@ -205,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     add = _group(parser, "speed")
     default = f"1 to {MAX_CONNECTIONS} (default {Options.connections})"
     add("-n", "--conn", dest="connections", metavar="N", type=_whole, help=f"most connections for a file, {default}")
-    add("--limit-rate", metavar="RATE", type=_limit_rate, help="bytes a second: 500k, 10M, 1.5G")
+    add("--limit-rate", metavar="RATE", type=_limit_rate, help="bytes a second for each file: 500k, 10M, 1.5G")
     add("--io", metavar="HOW", type=_io, help=f"{_either(IO_MODES)} (default {Options.io})")
     add("--no-sync", dest="sync", action="store_false", help="do not wait for the disk at the end")
 

@@ -134,7 +134,9 @@ def draw_map(view: TaskView, cells: int, unicode: bool, colour: bool) -> str:
 
 def summary(event: Finished, name: str) -> str:
     """The one line that stays: `name  256.0 MiB in 4.1 s, 62.4 MiB/s, ...` with only what applies."""
-    parts = [f"{amount(event.size)} in {_seconds(event.seconds)}", f"{amount(event.rate)}/s"]
+    parts = [f"{amount(event.size)} in {_seconds(event.seconds)}"]
+    if event.received:
+        parts.append(f"{amount(event.rate)}/s")
     if event.connections > 1:
         parts.append(f"{event.connections} connections")
     if event.resumed and event.size:

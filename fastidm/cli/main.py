@@ -269,8 +269,6 @@ def _can_show(stream: TextIO) -> bool:
 
 
 def _download_manager(observer: Callable[[Any, Event], None]) -> Manager:
-    # numpy's linear algebra starts a pool of threads that costs 85 ms of processor time, and nothing here ever uses it.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from fastidm.manager import DownloadManager
 
     return DownloadManager(observer=observer)

@@ -258,4 +258,6 @@ def _shown_path(path: str) -> str:
 
 
 def _retry_text(event: Retrying) -> str:
+    if event.failures == 0:  # nobody's failure, and no waiting
+        return event.reason
     return f"retry {event.failures} in {event.delay:.1f} s: {event.reason}"

@@ -38,7 +38,7 @@ class Connections:
         self.peak = 0
         """The most connections that filled segments at the same time."""
         self.lost = 0
-        """Connections that had to be made again."""
+        """Connections that broke or were too slow, and were made again."""
         self._actions = actions
         self._running: dict[int, Connection] = {}
         self._last_id = 0
@@ -210,7 +210,6 @@ class Connections:
         ]
         for connection in silent:
             self.cancel(connection)
-            self.lost += 1
         if silent:
             self.ramp.refused(max(len(self._running), self.peak), now)
         return bool(silent)

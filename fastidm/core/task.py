@@ -339,7 +339,6 @@ class TaskMachine:
 
     def _limited(self, now: float, asked: float | None = None) -> None:
         """Refused while others are connected: the server's own limit. Not a failure."""
-        self.connections.lost += 1
         self.connections.ramp.refused(len(self.connections), now)
         if asked is not None:
             self._not_before = max(self._not_before, now + self._policy.delay(self._chance, asked))

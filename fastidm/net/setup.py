@@ -3,7 +3,8 @@
 Rules of this module:
 
 * fastidm follows redirects itself (`core.response`), so libcurl never does; http and https only, whatever the URL says.
-* Secrets of the user (headers, name and password, netrc) go to the origin of the user's own URL and to no other.
+* Secrets of the user (headers, name and password, netrc, client certificate) go to the origin of the user's own URL and to
+  no other.
 * Segments use HTTP/1.1: over HTTP/2 all of them would share one TCP connection and its window.
 * `Accept-Encoding: identity` always, since an encoded part cannot be placed.
 """
@@ -60,7 +61,7 @@ def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, 
         set(pycurl.COOKIEFILE, options.cookie_file)
     if options.proxy is not None:
         set(pycurl.PROXY, options.proxy)
-    _configure_tls(curl, options)
+    _configure_tls(curl, options, trusted)
 
 
 def origin(url: str) -> str:
@@ -71,16 +72,16 @@ def origin(url: str) -> str:
     return f"{scheme.lower()}://{authority.removesuffix(default)}"
 
 
-def _configure_tls(curl: pycurl.Curl, options: Options) -> None:
+def _configure_tls(curl: pycurl.Curl, options: Options, trusted: bool) -> None:
     set = curl.setopt
     if options.insecure:
         set(pycurl.SSL_VERIFYPEER, 0)
         set(pycurl.SSL_VERIFYHOST, 0)
     if options.cacert is not None:
         set(pycurl.CAINFO, options.cacert)
-    if options.cert is not None:
+    if trusted and options.cert is not None:
         set(pycurl.SSLCERT, options.cert)
-    if options.key is not None:
+    if trusted and options.key is not None:
         set(pycurl.SSLKEY, options.key)
 
 

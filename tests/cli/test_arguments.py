@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastidm.cli.arguments import FOREIGN, Command, TextRequested, check_url, nearest, parse
+from fastidm.cli.arguments import FOREIGN, Command, TextRequested, parse
 from fastidm.cli.main import run
 from fastidm.errors import EXIT_CODES, UsageError
-from fastidm.options import Options
+from fastidm.options import Options, check_url, nearest
 
 URL = "https://example.com/file.iso"
 SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
