@@ -1,7 +1,7 @@
 /* The hot path: libcurl's bytes into the part file, without one line of Python per block.
  *
  *   libcurl -- block --> Sink(block)
- *                          | HOLD: pause    DISCARD: swallow    FULL, FAILED, CLOSED: cut
+ *                          | HOLD: pause    FULL, FAILED, CLOSED: cut
  *                          v ARMED
  *                        take -- bounds: row -> position, limit = least of stop and size
  *                          |
@@ -55,10 +55,10 @@
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14; older headers lack the name, older kernels answer EINVAL */
 #endif
 
-enum { HOLD, DISCARD, ARMED, FULL, FAILED, CLOSED };
+enum { HOLD, ARMED, FULL, FAILED, CLOSED };
 enum { PWRITE, MAP };
 enum { START, STOP, POSITION, WORDS };
-static const char *const state_names[] = {"HOLD", "DISCARD", "ARMED", "FULL", "FAILED", "CLOSED"};
+static const char *const state_names[] = {"HOLD", "ARMED", "FULL", "FAILED", "CLOSED"};
 
 typedef struct {
     PyObject_HEAD
@@ -70,7 +70,6 @@ typedef struct {
     int fd, state, mode, error, busy, cannot_populate;
     long long size, page, cursor, received, written, mismatch, cost_ns, cost_bytes;
     long long position, limit; /* of the row, as `bounds` has last seen them */
-    long long swallow; /* DISCARD: bytes that may still come */
     char *buffer;      /* holds the file's [cursor - fill, cursor); NULL unless fill > 0 */
     Py_ssize_t fill, gather;
     char *map;         /* the file's [map_start, map_stop), or NULL; writable without a fault below `ready` */
@@ -377,10 +376,6 @@ static PyObject *sink_call(PyObject *self, PyObject *const *args, size_t nargsf,
         return NULL;
     }
     if (s->state == ARMED && block.len > 0) taken = take(s, block.buf, block.len);
-    else if (s->state == DISCARD) {
-        if (block.len <= s->swallow) taken = block.len;
-        s->swallow -= block.len <= s->swallow ? block.len : s->swallow;
-    }
     s->busy = 0;
     PyBuffer_Release(&block);
     if (taken < block.len) return PyLong_FromSsize_t(taken);
@@ -413,18 +408,6 @@ static PyObject *sink_arm(PyObject *self, PyObject *args)
     s->row = row;
     s->cursor = cursor;
     s->state = ARMED;
-    Py_RETURN_NONE;
-}
-
-static PyObject *sink_discard(PyObject *self, PyObject *argument)
-{
-    Sink *s = (Sink *)self;
-    long long limit = PyLong_AsLongLong(argument);
-    if (limit == -1 && PyErr_Occurred()) return NULL;
-    if (s->state != HOLD) return PyErr_Format(PyExc_ValueError, "cannot discard when %s", state_names[s->state]);
-    if (limit < 0) return PyErr_Format(PyExc_ValueError, "cannot discard %lld bytes", limit);
-    s->swallow = limit;
-    s->state = DISCARD;
     Py_RETURN_NONE;
 }
 
@@ -530,7 +513,6 @@ static void sink_dealloc(PyObject *self)
 
 static PyMethodDef sink_methods[] = {
     {"arm", sink_arm, METH_VARARGS, NULL},
-    {"discard", sink_discard, METH_O, NULL},
     {"flush", sink_flush, METH_NOARGS, NULL},
     {"close", sink_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

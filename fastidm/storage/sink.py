@@ -29,10 +29,10 @@ PAUSE = 0x10000001
 PWRITE, MAP = 0, 1
 """Modes: gather blocks and write them at once, or copy them into a mapped window of the file."""
 
-HOLD, DISCARD, ARMED, FULL, FAILED, CLOSED = range(6)
-"""States: not told yet; body unwanted; receiving; the row's stop is reached; see `errno` and `mismatch`; closed."""
+HOLD, ARMED, FULL, FAILED, CLOSED = range(5)
+"""States: not told yet; receiving; the row's stop is reached; see `errno` and `mismatch`; closed."""
 
-STATE_NAMES = ("HOLD", "DISCARD", "ARMED", "FULL", "FAILED", "CLOSED")
+STATE_NAMES = ("HOLD", "ARMED", "FULL", "FAILED", "CLOSED")
 
 # The reasons for these numbers are at their twins in _hotpath.c.
 _GATHER = 128 << 10
@@ -58,7 +58,7 @@ class PureSink:
     Raises `ValueError` for a parameter out of range.
     """
 
-    HOLD, DISCARD, ARMED, FULL, FAILED, CLOSED = range(6)
+    HOLD, ARMED, FULL, FAILED, CLOSED = range(5)
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class PureSink:
         self._map: mmap.mmap | None = None  # the file's [map_start, map_stop), writable without a fault below ready
         self._map_start = self._map_stop = self._ready = 0
         self._can_populate = True
-        self._swallow = self._position = self._limit = 0
+        self._position = self._limit = 0
         self.mode = mode
 
     @property
@@ -126,14 +126,6 @@ class PureSink:
             raise ValueError(f"row {row}, cursor {cursor}: out of order")
         self.row, self.cursor, self.state = row, cursor, ARMED
 
-    def discard(self, limit: int, /) -> None:
-        """From HOLD: swallow up to `limit` bytes of body, then abort. Raises `ValueError`."""
-        if self.state != HOLD:
-            raise ValueError(f"cannot discard when {STATE_NAMES[self.state]}")
-        if limit < 0:
-            raise ValueError(f"cannot discard {limit} bytes")
-        self._swallow, self.state = limit, DISCARD
-
     def __call__(self, block: ReadableBuffer, /) -> int | None:
         """Take one block. Returns None: taken; `PAUSE`: on HOLD, not taken; less than its length: end the transfer."""
         if self.state == HOLD:
@@ -146,9 +138,6 @@ class PureSink:
                     taken = self._take(data)
                 except OSError as error:
                     self._fail(error)
-            elif self.state == DISCARD:
-                taken = length if length <= self._swallow else 0
-                self._swallow -= min(length, self._swallow)
         return taken if taken < length else None
 
     def flush(self) -> bool:

@@ -134,29 +134,13 @@ def test_on_hold_everything_is_paused_and_nothing_consumed(desk: Sit) -> None:
     assert d.holds((0, SIZE))
 
 
-def test_discard_swallows_up_to_its_limit_and_then_aborts(desk: Sit) -> None:
-    d = desk()
-    sink = d.sink()
-    sink.discard(10)
-    assert [sink(b"x" * 6), sink(b""), sink(b"x" * 4), sink(b"x"), sink(b"x")] == [None, None, None, 0, 0]
-    assert (sink.state, sink.received) == (sink.DISCARD, 0)
-    other = d.sink()
-    other.discard(10)
-    assert [other(b"x" * 11), other(b"x")] == [0, 0]
-    assert d.holds()
-
-
-def test_only_a_sink_on_hold_can_be_armed_or_told_to_discard(desk: Sit) -> None:
+def test_only_a_sink_on_hold_can_be_armed(desk: Sit) -> None:
     d = desk()
     armed, closed = d.armed(), d.sink()
     closed.close()
     for sink in (armed, closed):
         with pytest.raises(ValueError):
             sink.arm(0, 0)
-        with pytest.raises(ValueError):
-            sink.discard(1)
-    with pytest.raises(ValueError):
-        d.sink().discard(-1)
 
 
 @pytest.mark.parametrize(("row", "cursor"), [(-1, 0), (3, 0), (0, -1), (0, 101), (1, 5), (2, 0)])
