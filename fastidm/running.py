@@ -272,7 +272,7 @@ class RunningTask:
             end = Ended(trouble, detail)
         else:
             self._taken += sink.received
-            end = self._end_with_sink(sink, code, message)
+            end = self._end_with_sink(sink, code, message)._replace(received=sink.received)
             sink.close()
         self.machine.ended(id, end, now)
 

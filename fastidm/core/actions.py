@@ -87,6 +87,8 @@ class Ended(NamedTuple):
     """The sink could not write: the task fails."""
     mismatch: int | None = None
     """Offset at which an overlap differed from what was written before."""
+    received: int = 0
+    """Bytes of the body that came in all."""
 
 
 class Resumed(NamedTuple):

@@ -10,6 +10,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 
 from fastidm.core import health
@@ -43,6 +44,8 @@ class Connections:
         self._running: dict[int, Connection] = {}
         self._last_id = 0
         self._cost = 0.0
+        self._past: deque[float] = deque(maxlen=8)
+        """Speeds of the connections that ended last: when few are left, they say what a new one would bring."""
         self._unproven: set[int] = set()
         self._relieved: dict[int, float] = {}
         self._hedged = 0
@@ -60,18 +63,38 @@ class Connections:
 
     def pop(self, id: int) -> Connection | None:
         """Forget a connection that has ended by itself."""
-        return self._running.pop(id, None)
+        connection = self._running.pop(id, None)
+        if connection is not None:
+            self._remember(connection)
+        return connection
 
-    def count(self, counts: Mapping[int, int], now: float, throttled: bool) -> None:
-        """Tell how many bytes each has received in all; one that a rate limit holds back is not silent."""
+    def _remember(self, connection: Connection) -> None:
+        if connection.head_at is not None and connection.average.age > 0.2:
+            self._past.append(connection.average.speed)
+
+    def count(self, counts: Mapping[int, int], now: float, throttled: bool) -> bool:
+        """Tell how many bytes each has received in all; one that a rate limit holds back is not silent.
+
+        Returns whether anything was heard.
+        """
+        heard = throttled
         for connection in self._running.values():
-            connection.count(counts.get(connection.id, 0), now)
+            heard |= connection.count(counts.get(connection.id, 0), now)
+            self.proved(connection)
             if throttled:
                 connection.heard_at = now
+        return heard
 
     def take_after(self, before: Connections) -> None:
         """Go on counting where those of an earlier attempt stopped."""
         self.peak, self.lost, self._last_id = before.peak, before.lost, before._last_id
+
+    def proved(self, connection: Connection) -> bool:
+        """Whether its overlap was compared to the end; then the segment need not be proved again."""
+        if connection.row is None or connection.received < connection.overlap:
+            return False
+        self._unproven.discard(connection.row)
+        return True
 
     # ------------------------------------------------------------------ begin and end
 
@@ -80,11 +103,12 @@ class Connections:
     ) -> None:
         """Open one more connection; parameters as of `Connection` and `Request`."""
         self._last_id += 1
-        self._running[self._last_id] = Connection(self._last_id, role, first, last, target, now)
+        self._running[self._last_id] = Connection(self._last_id, role, first, last, target, now, self.url)
         self._actions.append(Request(self._last_id, self.url, first, last, fresh))
 
     def cancel(self, connection: Connection) -> None:
         if self._running.pop(connection.id, None) is not None:
+            self._remember(connection)
             self._actions.append(Cancel(connection.id))
 
     def cancel_all(self) -> None:
@@ -114,7 +138,7 @@ class Connections:
             self.cancel(connection)
             return None
         connection.row = row
-        self._unproven.discard(row)
+        connection.overlap = self._table().position(row) - (connection.first or 0)
         busy = len(self.busy)
         self.peak = max(self.peak, busy)
         self.ramp.answered(busy, now)
@@ -230,7 +254,8 @@ class Connections:
 
     def _typical(self, now: float) -> float:
         """Bytes per second that a new connection is expected to bring."""
-        return median(speed for c in self._running.values() if (speed := c.speed(now)) is not None)
+        speeds = [speed for c in self._running.values() if (speed := c.speed(now)) is not None]
+        return median(speeds if len(speeds) > 3 else [*speeds, *self._past])
 
     # ------------------------------------------------------------------ look after them
 

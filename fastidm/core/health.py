@@ -42,14 +42,20 @@ class Role(Enum):
 class Connection:
     """One running request of a task.
 
-    `row` is the segment that it fills, or None before its answer was accepted; `target`, the segment it was opened for;
-    `first` and `last`, the range asked for (inclusive; None: from the start without Range, or to the end).
+    `url` is where it went; `first` and `last`, the range asked for (inclusive; None: from the start without Range, or to the
+    end); `target`, the segment it was opened for; `row`, the segment that it fills, None before its answer was accepted;
+    `overlap`, bytes at the start of the body that are only compared.
     """
 
-    __slots__ = ("average", "born", "first", "fresh", "head_at", "heard_at", "id", "last", "received", "role", "row", "target")
+    __slots__ = (
+        "average", "born", "first", "head_at", "heard_at", "id", "last", "overlap", "received", "role", "row", "target", "url"
+    )  # fmt: skip
 
-    def __init__(self, id: int, role: Role, first: int | None, last: int | None, target: int | None, now: float) -> None:
+    def __init__(
+        self, id: int, role: Role, first: int | None, last: int | None, target: int | None, now: float, url: str = ""
+    ) -> None:
         self.id = id
+        self.url = url
         self.role = role
         self.first = first
         self.last = last
@@ -58,6 +64,7 @@ class Connection:
         self.born = self.heard_at = now
         self.head_at: float | None = None
         self.received = 0
+        self.overlap = 0
         self.average = SpeedAverage(now, memory=1.0)
 
     def __repr__(self) -> str:
@@ -73,12 +80,14 @@ class Connection:
         self.head_at = self.heard_at = now
         self.average = SpeedAverage(now, memory=1.0)
 
-    def count(self, received: int, now: float) -> None:
-        """Tell how many bytes it has received in all."""
-        if received > self.received:
+    def count(self, received: int, now: float) -> bool:
+        """Tell how many bytes it has received in all; returns whether there are new ones."""
+        heard = received > self.received
+        if heard:
             self.received = received
             self.heard_at = now
         self.average.update(received, now)
+        return heard
 
     def speed(self, now: float) -> float | None:
         """Bytes per second; None while too young to be judged."""

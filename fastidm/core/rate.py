@@ -18,6 +18,11 @@ class SpeedAverage:
         self._born = self._at = now
         self._count = count
 
+    @property
+    def age(self) -> float:
+        """Seconds over which it has been told the counter."""
+        return self._at - self._born
+
     def update(self, count: int, now: float) -> float:
         """Tell the counter's value at `now`; returns the speed."""
         passed = now - self._at

@@ -75,7 +75,7 @@ class Redirected:
 
 @dataclass(frozen=True)
 class WithoutRange:
-    """Ask once more, without a Range header."""
+    """The server does not do ranges, or not like this: the first request is worth sending again without one."""
 
     error: FastidmError
 
@@ -105,45 +105,55 @@ class Refused:
 Verdict = Accepted | Redirected | WithoutRange | RangeIgnored | Again | Refused
 
 
-def judge(head: Head, first: int | None, last: int | None, pinned: Content | None, now_utc: float) -> Verdict:
+def judge(
+    head: Head, first: int | None, last: int | None, pinned: Content | None, now_utc: float, *, probe: bool = False
+) -> Verdict:
     """The verdict on a response.
 
     Parameters: `first` and `last`, the range that was asked for (inclusive; `last` None: to the end; `first` None: no Range
     was sent); `pinned`, what the file is known to be, or None for the first response; `now_utc`, seconds since the epoch, for
-    the date form of Retry-After.
+    the date form of Retry-After; `probe`, it is the first request of a run, so that asking without a range is an option even
+    where an earlier run got parts.
     """
+    verdict = _judge(head, first, last, pinned, now_utc)
+    if isinstance(verdict, WithoutRange) and not (probe or pinned is None):
+        return Refused(verdict.error)
+    return verdict
+
+
+def _judge(head: Head, first: int | None, last: int | None, pinned: Content | None, now_utc: float) -> Verdict:
     status = head.status
     if status in (200, 206):
-        refusal = _body_refused(head)
-        if refusal is not None:
-            return refusal
-        return _part(head, first, last, pinned) if status == 206 else _whole(head, first, pinned)
+        if not _length_is_sane(head):
+            return Refused(ProtocolError("the server sent a Content-Length that is no length, or several that differ"))
+        error = _body_refused(head)
+        if error is None:
+            return _part(head, first, last, pinned) if status == 206 else _whole(head, first, pinned)
+        return WithoutRange(error) if status == 206 and first is not None else Refused(error)
     if status in REDIRECTS:
         return Redirected() if head.get("location") else Refused(RedirectError(f"redirect ({status}) without a location"))
     if status in RETRIABLE:
         return Again(BusyError(f"the server is busy ({_say(status)})"), retry_after(head.get("retry-after"), now_utc))
     if status == 416 and first is not None:
         return _unsatisfiable(head, first, pinned)
-    error = _refusal(status)
-    if pinned is None and first is not None and status in RANGE_REFUSED:
-        return WithoutRange(error)
-    return Refused(error)
+    refusal = _refusal(status)
+    return WithoutRange(refusal) if first is not None and status in RANGE_REFUSED else Refused(refusal)
 
 
 def _part(head: Head, first: int | None, last: int | None, pinned: Content | None) -> Verdict:
     ranges = head.all("content-range")
     span = parse_content_range(ranges[0]) if len(ranges) == 1 else None
     if span is None:
-        return _no_part(pinned, first, "a part (206) without a usable Content-Range")
+        return _no_part(first, "a part (206) without a usable Content-Range")
     start, end, total = span
     if first is None or start != first:
-        return _no_part(pinned, first, f"a part that begins at {start}, not at {first}")
+        return _no_part(first, f"a part that begins at {start}, not at {first}")
     length = content_length(head)
     if length is not None and length != end - start + 1:
         return Refused(ProtocolError("Content-Length and Content-Range contradict each other"))
     if total is None:
         if pinned is None or pinned.total is None:
-            return _no_part(pinned, first, "a part of a file of unknown size")
+            return _no_part(first, "a part of a file of unknown size")
         total = pinned.total
     content = Content(total, *validators(head))
     if end >= total:
@@ -152,10 +162,10 @@ def _part(head: Head, first: int | None, last: int | None, pinned: Content | Non
     return Refused(change) if change else Accepted(start, end + 1, content, True)
 
 
-def _no_part(pinned: Content | None, first: int | None, what: str) -> Verdict:
-    """A part that cannot be placed: the first time it may be the server's habit, so ask for the whole file instead."""
+def _no_part(first: int | None, what: str) -> Verdict:
+    """A part that cannot be placed may be the server's habit: the whole file is worth asking for."""
     error = ProtocolError(f"the server sent {what}")
-    return WithoutRange(error) if pinned is None and first is not None else Refused(error)
+    return Refused(error) if first is None else WithoutRange(error)
 
 
 def _whole(head: Head, first: int | None, pinned: Content | None) -> Verdict:
@@ -166,15 +176,19 @@ def _whole(head: Head, first: int | None, pinned: Content | None) -> Verdict:
     return RangeIgnored(content) if first else Accepted(0, content.total, content, False)
 
 
-def _body_refused(head: Head) -> Verdict | None:
+def _length_is_sane(head: Head) -> bool:
     try:
         content_length(head)
     except ValueError:
-        return Refused(ProtocolError("the server sent a Content-Length that is no length, or several that differ"))
+        return False
+    return True
+
+
+def _body_refused(head: Head) -> ProtocolError | None:
     if any(value.strip().lower() not in ("", "identity") for value in head.all("content-encoding")):
-        return Refused(ProtocolError("the server sent an encoded body although only identity was asked for"))
+        return ProtocolError("the server sent an encoded body although only identity was asked for")
     if (head.get("content-type") or "").lower().startswith("multipart/byteranges"):
-        return Refused(ProtocolError("the server sent several parts where one was asked for"))
+        return ProtocolError("the server sent several parts where one was asked for")
     return None
 
 
@@ -186,7 +200,7 @@ def _unsatisfiable(head: Head, first: int, pinned: Content | None) -> Verdict:
         return WithoutRange(RefusedError("the server cannot satisfy the range (416)"))
     if total is not None and total != pinned.total:
         return Refused(ContentChangedError(f"the remote file has {total} bytes now, not {pinned.total}"))
-    return Refused(ProtocolError(f"the server cannot satisfy a range that begins at {first} (416)"))
+    return WithoutRange(ProtocolError(f"the server cannot satisfy a range that begins at {first} (416)"))
 
 
 def _refusal(status: int) -> FastidmError:
@@ -212,7 +226,7 @@ def changed(pinned: Content | None, seen: Content) -> ContentChangedError | None
         return ContentChangedError(f"the remote file has {seen.total} bytes now, not {pinned.total}")
     same_date = pinned.last_modified is not None and pinned.last_modified == seen.last_modified
     if pinned.etag is not None and seen.etag is not None:
-        if pinned.etag == seen.etag or (same_date and seen.total is not None):
+        if pinned.etag == seen.etag or (same_date and None not in (pinned.total, seen.total)):
             return None
         return ContentChangedError("the remote file has changed: its ETag is another one now")
     if None not in (pinned.last_modified, seen.last_modified) and not same_date:

@@ -119,7 +119,7 @@ def parse_http_date(text: str) -> float | None:
         if zone.upper() not in ("GMT", "UTC"):
             return None
         date = datetime(int(year), _MONTHS.index(month.lower()) + 1, int(day), hour, minute, second, tzinfo=UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     seconds: float = date.timestamp()
     return seconds

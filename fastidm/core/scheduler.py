@@ -61,15 +61,17 @@ def plan_split(runners: Iterable[Runner], speed: float, cost: float) -> Cut | No
     if victim is None or speed <= 0:
         return None
     left = victim.stop - victim.position
+    if left == 0 or victim.speed <= 0:
+        return Cut(victim.row, victim.position) if left else None
     together = (left + speed * cost) / (victim.speed + speed)
-    if victim.eta - together <= max(GAIN, 2 * cost):
+    if not victim.eta - together > max(GAIN, 2 * cost):
         return None
-    at = victim.position + int(victim.speed * together)
-    if victim.speed > 0:
-        at = -(-at // ALIGN) * ALIGN
-        if victim.stop - at < PIECE:
-            return None
-    return Cut(victim.row, at) if at < victim.stop else None
+    keep = int(victim.speed * together)
+    # Rounded up to a good place, unless that would leave a crawling victim with more than it can bring in time.
+    aligned = -(-(victim.position + keep) // ALIGN) * ALIGN
+    late = (aligned - victim.position - keep) / victim.speed
+    at = aligned if late <= GAIN else victim.position + keep
+    return Cut(victim.row, at) if victim.stop - at >= PIECE else None
 
 
 def plan_hedge(runners: Iterable[Runner], speed: float, cost: float, budget: int) -> Runner | None:
@@ -98,6 +100,8 @@ class Ramp:
     """Seconds over which goodput is measured at a constant number of connections."""
     WORTH = 1.1
     """Twice the connections must bring at least this much more."""
+    FAREWELL = 5.0
+    """Seconds before the loss of all connections in which a refusal is no sign of a limit."""
     PATIENCE = 30.0
     """Seconds after which a limit or a flat ramp is put to the test again."""
 
@@ -135,13 +139,15 @@ class Ramp:
             self._needed = self._allowed
             self._allowed = min(2 * self._allowed, self.ceiling)
 
-    def refused(self, others: int, now: float) -> None:
-        """The server refused one connection while it serves `others`."""
+    def refused(self, others: int, now: float, patience: float | None = None) -> None:
+        """The server refused one connection while it serves `others`; `patience`: seconds until more may be tried."""
         self._limit = max(1, others if self._limit is None else min(self._limit, others))
-        self._limited_at = now
+        self._limited_at = now + max(0.0, (patience or 0.0) - self.PATIENCE)
 
-    def restarted(self) -> None:
-        """All connections were lost: begin with one again, and keep what is known of the server's limit."""
+    def restarted(self, now: float) -> None:
+        """All connections were lost: begin with one again. A limit that was found just before was the loss itself."""
+        if now - self._limited_at < self.FAREWELL:
+            self._limit = None
         self._allowed = self._needed = 1
         self._window = None
 

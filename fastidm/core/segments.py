@@ -49,7 +49,7 @@ class SegmentTable:
         self._words = memoryview(buffer).cast("B").cast("q")
         self.capacity = len(self._words) // 3
         every = range(self.capacity)
-        self.order = sorted((r for r in every if self.stop(r) > 0), key=self.start)
+        self.order = sorted((r for r in every if self.stop(r) > 0), key=lambda row: (self.start(row), self.stop(row)))
         """Rows in use, by their place in the file."""
         self._unused = [r for r in reversed(every) if r not in set(self.order)]
         at = 0
@@ -137,11 +137,13 @@ class SegmentTable:
         self._words[at + 1] = stop
 
     def _free(self, row: int) -> None:
-        # The other way round: once position is 0 the row claims nothing.
+        # The other way round, `stop` first: a row that stops before it starts claims nothing and is no row to a reader. With
+        # `stop` last it would be (0, stop, 0) in between: a sound row, which says that nothing up to `stop` is written, and so
+        # takes away what the rows in that range claim (a byte inside two rows counts only if both claim it).
         at = 3 * row
+        self._words[at + 1] = 0
         self._words[at + 2] = 0
         self._words[at] = 0
-        self._words[at + 1] = 0
         self._unused.append(row)
 
 
@@ -159,7 +161,7 @@ def restore(size: int, claims: Iterable[tuple[int, int]], boundaries: Iterable[i
     never larger than the truth.
     """
     written = merge(claims, size)
-    while len(written) >= capacity:
+    while len(written) + (not written or written[0][0] > 0) > capacity:
         written.remove(min(written, key=lambda claim: claim[1] - claim[0]))
     rows: list[tuple[int, int, int]] = []
     starts = [start for start, _ in written] + [size]

@@ -58,6 +58,9 @@ from fastidm.errors import (
 from fastidm.events import DownloadStatus
 from fastidm.options import Options
 
+OUTAGE_PAUSE = 5.0
+"""Seconds between two tries at the most while a network that did work is away: it may come back at any time."""
+
 
 class TaskMachine:
     """The decisions of one task. Parameters: `url`, where to begin; `options`; `chance`, gives a number in [0, 1)."""
@@ -87,8 +90,9 @@ class TaskMachine:
         self._hops = 0
         self._resolved_again = False
         self._not_before = now
-        self._heard_at = now  # when the last byte of progress came
-        self._marked = 0  # and how many were written then
+        self._heard_at = now  # when the last byte came
+        self._failed_at = now
+        self._marked = 0  # bytes that were written when the last progress was seen
         self._verifying = False  # an earlier run wrote everything; its end is compared once
         self._average = SpeedAverage(now)
         self._was_good = False  # the server has given some of this content
@@ -130,7 +134,8 @@ class TaskMachine:
         connection = self.connections.get(id)
         if connection is None:
             return Place.DROP
-        verdict = judge(head, connection.first, connection.last, self._pinned, now_utc)
+        probe = connection.role is Role.PROBE and not self._plain
+        verdict = judge(head, connection.first, connection.last, self._pinned, now_utc, probe=probe)
         if isinstance(verdict, Accepted):
             return self._accepted(connection, verdict, head, now)
         self.connections.cancel(connection)
@@ -138,13 +143,13 @@ class TaskMachine:
             self._redirected(connection, head.get("location") or "", now)
         elif isinstance(verdict, RangeIgnored):
             self._range_ignored(connection, now)
-        elif isinstance(verdict, WithoutRange) and connection.role is Role.PROBE and not self._plain:
+        elif isinstance(verdict, WithoutRange) and probe:
             self._plain = True
             self._probe(now)
         elif isinstance(verdict, Again):
             self._failed(verdict.error, now, asked=verdict.delay)
         else:
-            self._refused(verdict.error, now)
+            self._refused(connection, verdict.error, now)
         self._assign(now)
         return Place.DROP
 
@@ -164,7 +169,10 @@ class TaskMachine:
         connection = self.connections.pop(id)
         if connection is None or self.phase not in ONLINE:
             return
-        self._verifying = False
+        if connection.count(end.received, now):
+            self._heard_at = now
+        if self.connections.proved(connection):
+            self._verifying = False
         if end.error is not None:
             self.fail(end.error)
         elif end.mismatch is not None:
@@ -172,7 +180,7 @@ class TaskMachine:
             self._content_changed(ContentChangedError(what), now)
         elif end.trouble is not None and end.trouble not in PASSING:
             self.fail(final_error(end.trouble, end.detail))
-        elif self.phase is Phase.RECEIVING and connection.receiving:
+        elif self.phase is Phase.RECEIVING and connection.receiving and not self._verifying:
             self._emptied(connection, end, now)
         elif self.phase is not Phase.OPENING:
             self._failed(final_error(end.trouble or Trouble.MALFORMED, end.detail), now)
@@ -184,7 +192,8 @@ class TaskMachine:
         Parameters: `counts`, bytes that each connection has received; `throttled`, a rate limit holds them back, so that
         slowness says nothing about them.
         """
-        self.connections.count(counts, now, throttled)
+        if self.connections.count(counts, now, throttled):
+            self._heard_at = now
         self._give_up_unanswered(now)
         if self.phase is Phase.PROBING and not self.connections and now >= self._not_before:
             self._probe(now)
@@ -193,8 +202,8 @@ class TaskMachine:
         received = self.table.received()
         self.speed = self._average.update(received, now)
         self.connections.ramp.measure(received, len(self.connections.busy), now)
-        if received > self._marked or throttled:
-            self._progressed(received, now)
+        if received > self._marked:
+            self._progressed(received)
         if not throttled:
             self._look_for_outage(now)
             self.connections.relieve(self.speed, now)
@@ -245,7 +254,6 @@ class TaskMachine:
 
     def _accepted(self, connection: Connection, verdict: Accepted, head: Head, now: float) -> Arm | Place:
         self.connections.answered(connection, now)
-        self._heard_at = now
         self._hops = 0
         self._resolved_again = False
         if self.phase is Phase.PROBING:
@@ -273,8 +281,10 @@ class TaskMachine:
         return Place.HOLD
 
     def _redirected(self, connection: Connection, location: str, now: float) -> None:
+        if connection.url != self.connections.url:
+            return  # another one was redirected before, and led the way
         self._hops += 1
-        there = follow(self.connections.url, location, self._hops, self.options.max_redirects)
+        there = follow(connection.url, location, self._hops, self.options.max_redirects)
         if isinstance(there, FastidmError):
             self.fail(there)
             return
@@ -292,19 +302,21 @@ class TaskMachine:
         else:
             self._failed(ProtocolError("the server sent the whole file where a part was asked for"), now)
 
-    def _refused(self, error: FastidmError, now: float) -> None:
+    def _refused(self, connection: Connection, error: FastidmError, now: float) -> None:
         """No, and asking the same again will not help."""
         if isinstance(error, ContentChangedError):
             self._content_changed(error, now)
         elif self._was_good and isinstance(error, RefusedError | ProtocolError) and self.connections.busy:
             self._limited(now)
         elif self._was_good and isinstance(error, AuthError | NotFoundError | RefusedError):
-            self._expired(error, now)
+            self._expired(connection, error)
         else:
             self.fail(error)
 
-    def _expired(self, error: FastidmError, now: float) -> None:
+    def _expired(self, connection: Connection, error: FastidmError) -> None:
         """A link that gave parts of the file gives no more: ask where the file is, then give up."""
+        if connection.url != self.connections.url:
+            return  # another one has found out before
         if self.connections.url != self.url and not self._resolved_again:
             self.connections.url = self.url
             self._resolved_again = True
@@ -316,32 +328,44 @@ class TaskMachine:
 
     def _failed(self, error: FastidmError, now: float, asked: float | None = None) -> None:
         """One connection could not be had, or broke before it brought anything. `asked`: the server's Retry-After."""
-        if self.connections:
+        if self.connections.busy:
             self._limited(now, asked)
             return
+        if self.connections:
+            # Others are on their way and may fare better; the last of them decides. Meanwhile no new ones.
+            self._wait(now, asked)
+            return
         self._policy = self._policy.failed()
-        if self._hopeless(error, now):
+        hopeless = self._hopeless(error, now)
+        self._failed_at = now
+        if hopeless:
             self.fail(error)
             return
         self.connections.lost += 1
-        self.connections.ramp.restarted()
+        self.connections.ramp.restarted(now)
         delay = self._policy.delay(self._chance, asked)
+        if self._was_good and asked is None:
+            delay = min(delay, OUTAGE_PAUSE)
         self._not_before = now + delay
+        if asked is not None:
+            self._heard_at = max(self._heard_at, self._not_before)  # the server has spoken; silence counts from then
         self.actions.append(Notify(error.message, delay, self._policy.failures))
 
     def _hopeless(self, error: FastidmError, now: float) -> bool:
         if isinstance(error, NetworkError) and self._was_good:
-            # The network may be away for a while: the budget is frozen as long as an outage may last.
-            return self._policy.spent and now - self._heard_at > self.options.timeout
+            # Not a byte since the last failure: the network is away, and the budget is frozen as long as an outage may last.
+            if self._heard_at <= self._failed_at:
+                return now - self._heard_at > self.options.timeout
         # A name that does not resolve twice, before anything ever worked, is a typing error and no outage.
         nowhere = error.message.startswith(Trouble.RESOLVE.value) and self._policy.failures > 1
         return self._policy.spent or nowhere
 
     def _limited(self, now: float, asked: float | None = None) -> None:
         """Refused while others are connected: the server's own limit. Not a failure."""
-        self.connections.ramp.refused(len(self.connections), now)
-        if asked is not None:
-            self._not_before = max(self._not_before, now + self._policy.delay(self._chance, asked))
+        self.connections.ramp.refused(len(self.connections), now, asked)
+
+    def _wait(self, now: float, asked: float | None) -> None:
+        self._not_before = max(self._not_before, now + self._policy.delay(self._chance, asked))
 
     def _emptied(self, connection: Connection, end: Ended, now: float) -> None:
         """A connection that was filling a segment has ended."""
@@ -349,18 +373,18 @@ class TaskMachine:
         assert connection.row is not None
         if self.table.remaining(connection.row) == 0:
             return
-        if self.content.total is None and end.trouble is None:
+        if self.content.total is None and end.trouble is None and self.connections.proved(connection):
             self.table.finish_stream(connection.row)
             return
         received = self.table.received()
         if received > self._marked or (connection.received > 0 and self.connections.ranges):
-            self._progressed(received, now)
+            self._progressed(received)
             self.connections.lost += end.trouble is not None
         else:
             self._failed(final_error(end.trouble or Trouble.BROKEN, end.detail), now)
 
-    def _progressed(self, received: int, now: float) -> None:
-        self._marked, self._heard_at = received, now
+    def _progressed(self, received: int) -> None:
+        self._marked = received
         self._policy = self._policy.progressed()
 
     def _give_up_unanswered(self, now: float) -> None:
@@ -376,7 +400,7 @@ class TaskMachine:
         elif self.connections.silent(now):
             # After a suspend, or a change of network, the old connections never wake up. Not a failure: nobody is to blame.
             self.connections.cancel_all()
-            self.connections.ramp.restarted()
+            self.connections.ramp.restarted(now)
             self.connections.lost += 1
             self.actions.append(Notify("no connection receives anything", 0.0, 0))
 
@@ -415,7 +439,10 @@ class TaskMachine:
         table = self.table
         if self.phase is not Phase.RECEIVING or table is None:
             return
-        if table.complete() and not self._verifying:
+        if self._verifying:
+            if not self.connections and now >= self._not_before:
+                self._probe(now)
+        elif table.complete():
             self.connections.cancel_all()
             self._enter("complete")
             self.actions.append(Finish(table.size))
