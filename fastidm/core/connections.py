@@ -141,7 +141,7 @@ class Connections:
         connection.overlap = self._table().position(row) - (connection.first or 0)
         busy = len(self.busy)
         self.peak = max(self.peak, busy)
-        self.ramp.answered(busy, now)
+        self.ramp.answered(busy, now, sum(1 for c in self._running.values() if c.head_at is None))
         return Arm(connection.id, row, connection.first or 0)
 
     def _row_for(self, connection: Connection) -> int | None:

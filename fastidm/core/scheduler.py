@@ -127,15 +127,15 @@ class Ramp:
         """What the server was found to allow, or None."""
         return self._limit
 
-    def answered(self, receiving: int, now: float) -> None:
-        """Another connection was accepted; `receiving` are now."""
+    def answered(self, receiving: int, now: float, waiting: int = 0) -> None:
+        """Another connection was accepted; `receiving` are now, and `waiting` have no answer yet."""
         if self._limit is not None and receiving > self._limit:
             self._limit, self._limited_at = receiving, now
         if self._flat_at is not None and now - self._flat_at > self.PATIENCE:
             self._flat_at = None
             self._goodput.clear()
         self._needed -= 1
-        if self._needed <= 0 and self._flat_at is None:
+        if self._needed <= 0 and self._flat_at is None and 4 * waiting <= self._allowed:
             self._needed = self._allowed
             self._allowed = min(2 * self._allowed, self.ceiling)
 
