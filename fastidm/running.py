@@ -32,12 +32,13 @@ from fastidm.core.rate import TokenBucket
 from fastidm.core.response import Head
 from fastidm.core.segments import ROW_BYTES, SegmentTable
 from fastidm.core.task import TaskMachine
-from fastidm.errors import ExistsError, FastidmError, NoSpaceError, StorageError, redact
+from fastidm.errors import ExistsError, FastidmError, redact
 from fastidm.events import Event, Failed, Finished, Progress, Retrying, Started
 from fastidm.net.errors import trouble_of
 from fastidm.net.setup import origin
 from fastidm.net.transfers import Transfer, Transfers
 from fastidm.options import Options
+from fastidm.storage.errors import storage_error
 from fastidm.storage.iomode import IoMode
 from fastidm.storage.naming import name_from_disposition, name_from_url
 from fastidm.storage.sink import FAILED, FULL, Sink
@@ -216,7 +217,7 @@ class RunningTask:
         if self.machine.phase is not Phase.OPENING:
             return  # paused or failed meanwhile
         if error is not None:
-            self.machine.fail(_storage_error(error))
+            self.machine.fail(storage_error(error, self.path or ""))
             return
         target = self._target
         assert target is not None
@@ -244,7 +245,7 @@ class RunningTask:
         if error is None:
             self.machine.finished()
         elif self.machine.phase is Phase.FINISHING:
-            self.machine.fail(_storage_error(error))
+            self.machine.fail(storage_error(error, self.path or ""))
 
     def _notify(self, action: Notify) -> None:
         self._tell(Retrying(self._shown_url, action.reason, action.delay, action.failures))
@@ -281,7 +282,7 @@ class RunningTask:
         if sink.state == FAILED:
             if sink.mismatch >= 0:
                 return Ended(mismatch=sink.mismatch)
-            return Ended(error=_storage_error(OSError(sink.errno, os.strerror(sink.errno))))
+            return Ended(error=storage_error(OSError(sink.errno, os.strerror(sink.errno)), self.path or ""))
         if code == 0 or sink.state == FULL:
             return Ended()
         trouble, detail = trouble_of(code, message)
@@ -319,7 +320,7 @@ class RunningTask:
 
     def _checked(self, result: object, error: BaseException | None) -> None:
         if error is not None:
-            self.machine.fail(_storage_error(error))
+            self.machine.fail(storage_error(error, self.path or ""))
 
     def _new_sink(self) -> PureSink:
         target, mode = self._target, self._mode
@@ -426,15 +427,3 @@ def _resumed(found: Resumable) -> Resumed:
 
 def _known(size: int) -> int | None:
     return size if size >= 0 else None
-
-
-def _storage_error(error: BaseException) -> FastidmError:
-    import errno
-
-    if isinstance(error, FastidmError):
-        return error
-    if not isinstance(error, OSError):
-        raise error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return NoSpaceError("the disk is full", "free some space; the same command goes on where it stopped")
-    return StorageError(f"the file cannot be written: {error.strerror}", "look at the disk; the same command goes on")

@@ -2,9 +2,10 @@
 
 Rules of this module:
 
-* The final name appears only by renaming a complete, verified part file; it replaces nothing unless that was asked for.
+* The final name appears only by renaming a complete, verified part file (`place.py`).
 * A journal is believed only together with the very part file it was written for, and never for a byte that was not
   written. A damaged one, or one without its part file, is dropped: nobody ever has to delete it by hand.
+* Whatever moment a run ends at, the next one leaves nothing but the file, or what can be resumed.
 * While part file and journal are held, both are locked: a second process gets `LockedError` and changes nothing.
 * Files of up to `SMALL` bytes or of unknown length have no journal, and their part file does not outlive `close`.
 * Every OSError becomes one of our errors here; the foreign one stays as its cause.
@@ -12,29 +13,25 @@ Rules of this module:
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastidm.core.response import Content as Content
-from fastidm.errors import ExistsError, IntegrityError, StorageError, UnsafePathError, printable, redact
+from fastidm.errors import ExistsError, IntegrityError, StorageError, printable, redact
 from fastidm.options import Options
-from fastidm.storage.naming import JOURNAL_SUFFIX, NAME_MAX, PART_SUFFIX
+from fastidm.storage import owned, place
+from fastidm.storage.errors import mapped
+from fastidm.storage.naming import JOURNAL_SUFFIX, PART_SUFFIX
 from fastidm.storage.partfile import SMALL as SMALL
-from fastidm.storage.partfile import PartChanged, PartFile, drop, storage_error
+from fastidm.storage.partfile import PartChanged, PartFile
 
 if TYPE_CHECKING:
-    from fastidm.storage.journal import Journal
+    from fastidm.storage.journal import Identity, Journal
 
 ROW = 24
 """Bytes of one row of the segment table."""
-
-_PATH_MAX = 4096
-_NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK})
 
 
 @dataclass(frozen=True)
@@ -98,9 +95,15 @@ class Target:
 
         Raises `ExistsError`, `UnsafePathError`, `LockedError`, `JournalVersionError`, `StorageError`.
         """
-        with _mapped(self.path):
-            self._check_place()
-            self._check_names()
+        with mapped(self.path):
+            place.check_folder(self._final, self.path)
+            try:
+                place.check_name(self._final, self.path, overwrite=self._options.overwrite)
+            except ExistsError:
+                self._drop_leftovers()
+                raise
+            place.check_plain(self.part_path)
+            place.check_plain(self.journal_path)
             if self._options.restart:
                 self._drop_stale()
                 return None
@@ -111,7 +114,7 @@ class Target:
 
         Raises `NoSpaceError`, `LockedError`, `UnsafePathError`, `StorageError`; then nothing new is left behind.
         """
-        with _mapped(self.path):
+        with mapped(self.path):
             self.discard()
             self._drop_stale()
             self._part = PartFile.create(self.part_path, content.total, io=self._options.io)
@@ -127,22 +130,15 @@ class Target:
                 raise
 
     def resume(self, rows: bytes) -> None:
-        """Go on with what `prepare` returned: `rows`, rebuilt from its claims, become the table. Milliseconds."""
+        """Go on with what `prepare` returned: `rows`, rebuilt from its claims, become the table. Helper thread.
+
+        Raises `StorageError`.
+        """
         journal = self._journal
         assert journal is not None, "nothing was prepared"
+        with mapped(self.journal_path):
+            journal.begin_epoch(rows)
         self.table = journal.table
-        words = self.table.cast("q")
-        fresh = memoryview(rows.ljust(len(self.table), b"\0")).cast("q")
-        for at in range(0, len(fresh), 3):
-            if words[at : at + 3] != fresh[at : at + 3]:
-                # A kill may come between any two stores, and the rows may be believed already. A row whose stop lies
-                # before its position claims nothing; so the stop is taken away first and comes back last.
-                words[at + 1] = 0
-                words[at] = fresh[at]
-                words[at + 2] = fresh[at + 2]
-                words[at + 1] = fresh[at + 1]
-        words.release()
-        journal.begin_epoch()
 
     def checkpoint(self, rows: bytes) -> None:
         """Make `rows`, a copy of the table taken before this call, survive a power cut. Helper thread.
@@ -151,7 +147,7 @@ class Target:
         """
         if self._part is None or self._journal is None:
             return
-        with _mapped(self.part_path):
+        with mapped(self.part_path):
             self._part.check()
             self._sync(self._part)
             self._journal.checkpoint(rows)
@@ -167,7 +163,7 @@ class Target:
         """
         part = self._part
         assert part is not None, "nothing was begun"
-        with _mapped(self.path):
+        with mapped(self.path):
             if part.size < 0:
                 if os.fstat(part.fd).st_size > size:
                     os.ftruncate(part.fd, size)
@@ -177,13 +173,13 @@ class Target:
             part.check()
             if checksum:
                 self._verify(part, checksum, stop)
-            _give_usual_permissions(part.fd)
+            place.give_usual_permissions(part.fd)
             if self._options.sync:
                 self._sync(part)
             part.check()
-            self._publish()
+            place.publish(self.part_path, self._final, self.path, overwrite=self._options.overwrite)
             if self._options.sync:
-                _sync_folder(os.path.dirname(self._final))
+                owned.sync_folder(os.path.dirname(self._final))
         try:
             self.discard()
         except StorageError:
@@ -203,7 +199,7 @@ class Target:
     def discard(self) -> None:
         """Remove part file and journal, as far as they are held here. Raises `StorageError`."""
         part, journal = self._let_go()
-        with _mapped(self.path):
+        with mapped(self.path):
             try:
                 if journal is not None:
                     journal.remove()
@@ -217,60 +213,31 @@ class Target:
         self.table = memoryview(b"")
         return held
 
-    def _check_place(self) -> None:
-        """That the folder can be written to, and that the name and its suffixes fit."""
-        folder, name = os.path.split(self._final)
-        try:
-            size, name_size = len(os.fsencode(self._final)), len(os.fsencode(name))
-        except UnicodeEncodeError:
-            name = ""
-        if name in ("", ".", "..") or "\0" in self._final:
-            raise UnsafePathError(f"'{printable(self.path)}' cannot name a file", "choose another name with -o")
-        if not stat.S_ISDIR(os.stat(folder).st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder)
-        try:
-            longest = os.pathconf(folder, "PC_NAME_MAX")
-        except (OSError, ValueError):
-            longest = NAME_MAX
-        room = min(longest, _PATH_MAX - 1 - size + name_size) - len(JOURNAL_SUFFIX)
-        if name_size > room:
-            hint = f"choose one of at most {room} bytes with -o" if room > 0 else "choose another folder with -d"
-            raise UnsafePathError(f"the name {printable(self.path)} is too long", hint)
-        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-            reason = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
-            raise OSError(reason, os.strerror(reason), folder)
-
-    def _check_names(self) -> None:
-        """That the three names are free, or are plain files that may be replaced."""
-        for path in (self._final, self.part_path, self.journal_path):
-            try:
-                mode = os.lstat(path).st_mode
-            except FileNotFoundError:
-                continue
-            link = path == self._final and stat.S_ISLNK(mode)  # replaced as such, like a file; never followed
-            if not (stat.S_ISREG(mode) or link):
-                raise UnsafePathError(f"{printable(path)} is not a plain file", "choose another name with -o")
-            if path == self._final and not self._options.overwrite:
-                raise _exists(self.path)
-
     def _take_up(self) -> Resumable | None:
-        if not os.path.lexists(self.journal_path):
-            return None  # most often; and so msgpack is not loaded
+        if not os.path.lexists(self.journal_path):  # most often; and so msgpack is not loaded
+            owned.check_free(self.part_path)  # it is worth nothing, but a process may be downloading a small file
+            return None
         from fastidm.storage.journal import Journal, JournalDamaged, hash_url
 
         try:
             self._journal = journal = Journal.open(self.journal_path)
+        except FileNotFoundError:
+            return None
+        except JournalDamaged:
+            owned.check_free(self.part_path)  # before its journal is whole, a new download holds this
+            Journal.discard(self.journal_path)
+            owned.drop(self.part_path)
+            return None
+        try:
             identity = journal.identity
             self._part = part = PartFile.open(self.part_path, identity.total, io=self._options.io)
-            if (identity.device, identity.inode, identity.birth_ns) != (part.device, part.inode, part.birth_ns):
+            if not _is_the_one(part, identity):
                 raise PartChanged(self.part_path)
             _, believed = journal.believed(part_size=part.size)
             claims = [(start, part.written_until(start, stop)) for start, stop in believed]
-        except FileNotFoundError:
-            return None
-        except (JournalDamaged, PartChanged):
+        except PartChanged:
             self.discard()
-            self._drop_stale()
+            owned.drop(self.part_path)
             return None
         except BaseException:
             self.close()
@@ -294,11 +261,22 @@ class Target:
             inode=part.inode,
             birth_ns=part.birth_ns,
         )
-        return Journal.create(self.journal_path, identity, sync=self._options.sync)
+        return Journal.create(self.journal_path, identity)
 
     def _drop_stale(self) -> None:
-        drop(self.journal_path)  # first: it must never be there together with a part file that is not its own
-        drop(self.part_path)
+        owned.check_free(self.part_path)  # before its journal is locked, a new download holds this
+        owned.drop(self.journal_path)  # first: it must never be there together with a part file that is not its own
+        owned.drop(self.part_path)
+
+    def _drop_leftovers(self) -> None:
+        """The final file is there. If the run that gave it its name ended right then, remove what it did not get to."""
+        try:
+            if place.same_file(self.part_path, self._final):
+                owned.drop(self.part_path)
+            if not os.path.lexists(self.part_path):
+                owned.drop(self.journal_path)
+        except (OSError, StorageError):
+            pass  # held by a process, or nothing of ours
 
     def _sync(self, part: PartFile) -> None:
         try:
@@ -320,58 +298,11 @@ class Target:
                 "nothing was kept; check what is expected, or try another source",
             )
 
-    def _publish(self) -> None:
-        self._check_names()
-        if self._options.overwrite:
-            os.replace(self.part_path, self._final)
-            return
-        try:
-            os.link(self.part_path, self._final)
-        except FileExistsError:
-            raise _exists(self.path) from None
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            if os.path.lexists(self._final):
-                raise _exists(self.path) from None
-            os.rename(self.part_path, self._final)  # no hard links here: a moment remains in which it could replace
-        else:
-            os.unlink(self.part_path)
 
-
-@contextmanager
-def _mapped(path: str) -> Iterator[None]:
-    """Whatever OSError comes out of the block, as one of our errors that names its own path, else `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, path) from error
-
-
-def _exists(path: str) -> ExistsError:
-    return ExistsError(f"{printable(path)} exists", "choose another name with -o, or replace it with --overwrite")
-
-
-def _give_usual_permissions(fd: int) -> None:
-    """0666 less the process's umask, which is read from /proc: to ask os.umask is to set it, for all threads."""
-    try:
-        with open("/proc/self/status", "rb") as status:
-            umask = next(int(line[6:], 8) for line in status if line.startswith(b"Umask:"))
-        os.fchmod(fd, 0o666 & ~umask)
-    except (OSError, StopIteration):
-        pass  # no /proc, or a file system without permissions: the file stays as private as it is
-
-
-def _sync_folder(folder: str) -> None:
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:
-        os.sync()  # the folder may be written but not read
-        return
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # file systems that know no such thing
-            raise
-    finally:
-        os.close(fd)
+def _is_the_one(part: PartFile, identity: Identity) -> bool:
+    """Whether the part file, whose size is right, is the one that the journal was written for."""
+    if (part.inode, part.birth_ns) != (identity.inode, identity.birth_ns):
+        return False
+    # Many file systems (btrfs, overlay, NFS) get another device number with each mount. Without a time of birth it is
+    # needed all the same, as inode numbers are given out again.
+    return part.birth_ns > 0 or part.device == identity.device

@@ -1,0 +1,96 @@
+"""What only Linux has, and what is done without it.
+
+Rules of this module: no function raises; each has an answer that says "not known here" or "not possible here", which
+callers must live with anyway, as file systems differ as much as systems do. `ctypes` is loaded by the first call that needs
+it, which is for files too large for the short way.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
+
+
+def fallocate(fd: int, size: int) -> int:
+    """Reserve blocks for the first `size` bytes, by fallocate(2) itself: 0, or the errno; ENOSYS where there is none.
+
+    `os.posix_fallocate` is not the same: where the file system cannot reserve, it writes every block.
+    """
+    from ctypes import c_int64
+
+    error = _call("fallocate64", fd, 0, c_int64(0), c_int64(size))
+    return error if error != errno.ENOSYS else _call("fallocate", fd, 0, c_int64(0), c_int64(size))
+
+
+def birth_ns(fd: int) -> int:
+    """When the file was created, in nanoseconds since 1970, or 0: statx(2) on the descriptor, for STATX_BTIME."""
+    from ctypes import c_char
+
+    buffer = bytearray(256)
+    if _call("statx", fd, b"", 0x1000, 0x800, (c_char * 256).from_buffer(buffer)):
+        return 0
+    mask = int.from_bytes(buffer[:4], sys.byteorder)
+    seconds = int.from_bytes(buffer[80:88], sys.byteorder, signed=True)
+    nanoseconds = seconds * 1_000_000_000 + int.from_bytes(buffer[88:92], sys.byteorder)
+    return nanoseconds if mask & 0x800 and nanoseconds > 0 else 0
+
+
+def file_system(fd: int) -> int:
+    """The magic number of the file system, or 0: the first word of statfs(2)."""
+    from ctypes import c_char, c_long, sizeof
+
+    buffer = bytearray(512)
+    if _call("fstatfs", fd, (c_char * 512).from_buffer(buffer)):
+        return 0
+    return int.from_bytes(buffer[: sizeof(c_long)], sys.byteorder)
+
+
+def boot_id() -> bytes:
+    """16 bytes that change with every boot, or none."""
+    try:
+        with open(BOOT_ID_PATH, "rb") as file:
+            boot = bytes.fromhex(file.read(64).decode("ascii").strip().replace("-", ""))
+    except (OSError, ValueError):
+        return b""
+    return boot if len(boot) == 16 and any(boot) else b""
+
+
+def mount_id(fd: int) -> int | None:
+    """The mount that the file is on, or None. From /proc, as Python has no statx.
+
+    A number can be given out again after an unmount within the same boot; what was unmounted was written out before, and
+    the caller compares the part file's inode and birth time.
+    """
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+            _, found, rest = file.read(512).partition(b"mnt_id:")
+            return int(rest.split()[0]) if found else None
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def umask() -> int | None:
+    """The process's umask, or None. From /proc, as to ask `os.umask` is to set it, for all threads."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            return next((int(line[6:], 8) for line in status if line.startswith(b"Umask:")), None)
+    except (OSError, ValueError):
+        return None
+
+
+def _call(name: str, *arguments: object) -> int:
+    """0 or the errno of the C library's function `name`, which answers 0 or -1; ENOSYS where there is none."""
+    if sys.platform != "linux":
+        return errno.ENOSYS
+    import ctypes
+
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    if function is None:
+        return errno.ENOSYS
+    while function(*arguments) != 0:
+        error = ctypes.get_errno()
+        if error != errno.EINTR:
+            return error
+    return 0
