@@ -44,14 +44,18 @@ class Connections:
         self._running: dict[int, Connection] = {}
         self._last_id = 0
         self._cost = 0.0
-        self._past: deque[float] = deque(maxlen=8)
-        """Speeds of the connections that ended last: when few are left, they say what a new one would bring."""
+        self._past: deque[float] = deque(maxlen=32)
+        """Speeds of the connections that ended last: those that are left over are no measure of what a new one brings."""
         self._unproven: set[int] = set()
         self._relieved: dict[int, float] = {}
         self._hedged = 0
 
     def __len__(self) -> int:
         return len(self._running)
+
+    def alive(self, now: float) -> bool:
+        """Whether the server serves some of them at this time."""
+        return any(now - c.heard_at < health.STALLED_AFTER for c in self.busy)
 
     @property
     def busy(self) -> list[Connection]:
@@ -69,8 +73,9 @@ class Connections:
         return connection
 
     def _remember(self, connection: Connection) -> None:
-        if connection.head_at is not None and connection.average.age > 0.2:
-            self._past.append(connection.average.speed)
+        if connection.head_at is not None and connection.received:
+            # One that was done in a moment was at least so fast.
+            self._past.append(max(connection.average.speed, connection.received / max(connection.average.age, 0.2)))
 
     def count(self, counts: Mapping[int, int], now: float, throttled: bool) -> bool:
         """Tell how many bytes each has received in all; one that a rate limit holds back is not silent.
@@ -207,7 +212,7 @@ class Connections:
         pending = sum(1 for c in self._running.values() if c.role is Role.SPLIT and not c.receiving)
         if table.room() <= pending:
             table.melt({c.row for c in self._running.values()} | {c.target for c in self._running.values()})
-        speed = self._typical(now)
+        speed = self._expected(now)
         cut = plan_split(self._runners(now, speed), speed, self._cost)
         if cut is None or table.room() <= pending:
             return False
@@ -218,7 +223,7 @@ class Connections:
         """Ask for the rest of a running segment a second time."""
         if not self.ranges:
             return False
-        speed = self._typical(now)
+        speed = self._expected(now)
         budget = int(max(HEDGE_SHARE * self._table().size, HEDGE_BYTES)) - self._hedged
         slowest = plan_hedge(self._runners(now, speed), speed, self._cost, budget)
         if slowest is None:
@@ -239,23 +244,26 @@ class Connections:
         return bool(silent)
 
     def _runners(self, now: float, typical: float) -> list[Runner]:
-        """The segments that one connection fills and that no other is about to share."""
+        """The segments that are being filled and that no new connection is about to share."""
         table = self._table()
         shared = {c.target for c in self._running.values() if c.role in (Role.SPLIT, Role.HEDGE) and not c.receiving}
-        shared |= {c.row for c in self._running.values() if c.role is Role.HEDGE}
-        runners = []
+        speeds: dict[int, list[float]] = {}
         for connection in self._running.values():
-            row = connection.row
-            if row is None or row in shared:
-                continue
-            speed = connection.speed(now)
-            runners.append(Runner(row, table.position(row), table.stop(row), typical if speed is None else speed))
-        return runners
+            if connection.row is not None and connection.row not in shared:
+                speed = connection.speed(now)
+                speeds.setdefault(connection.row, []).append(typical if speed is None else speed)
+        # Two that race for the same bytes are as fast as the faster one. More than three would not help.
+        return [
+            Runner(row, table.position(row), table.stop(row), max(found)) for row, found in speeds.items() if len(found) < 3
+        ]
 
     def _typical(self, now: float) -> float:
+        """Bytes per second of the connections as they are."""
+        return median(speed for c in self._running.values() if (speed := c.speed(now)) is not None)
+
+    def _expected(self, now: float) -> float:
         """Bytes per second that a new connection is expected to bring."""
-        speeds = [speed for c in self._running.values() if (speed := c.speed(now)) is not None]
-        return median(speeds if len(speeds) > 3 else [*speeds, *self._past])
+        return max(self._typical(now), median(self._past))
 
     # ------------------------------------------------------------------ look after them
 

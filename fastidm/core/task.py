@@ -89,8 +89,10 @@ class TaskMachine:
         self._plain = False  # ask without a Range header
         self._hops = 0
         self._resolved_again = False
+        self._regrouping = False  # connections fail, and nothing is received: wait for the last of them
         self._not_before = now
         self._heard_at = now  # when the last byte came
+        self._answered_at = now  # when the last answer was accepted
         self._failed_at = now
         self._marked = 0  # bytes that were written when the last progress was seen
         self._verifying = False  # an earlier run wrote everything; its end is compared once
@@ -166,11 +168,12 @@ class TaskMachine:
 
     def ended(self, id: int, end: Ended, now: float) -> None:
         """A connection has ended by itself."""
-        connection = self.connections.pop(id)
+        connection = self.connections.get(id)
         if connection is None or self.phase not in ONLINE:
             return
         if connection.count(end.received, now):
             self._heard_at = now
+        self.connections.pop(id)
         if self.connections.proved(connection):
             self._verifying = False
         if end.error is not None:
@@ -183,7 +186,7 @@ class TaskMachine:
         elif self.phase is Phase.RECEIVING and connection.receiving and not self._verifying:
             self._emptied(connection, end, now)
         elif self.phase is not Phase.OPENING:
-            self._failed(final_error(end.trouble or Trouble.MALFORMED, end.detail), now)
+            self._failed(final_error(end.trouble or Trouble.BROKEN, end.detail), now)
         self._assign(now)
 
     def tick(self, now: float, counts: Mapping[int, int], throttled: bool = False) -> None:
@@ -254,6 +257,8 @@ class TaskMachine:
 
     def _accepted(self, connection: Connection, verdict: Accepted, head: Head, now: float) -> Arm | Place:
         self.connections.answered(connection, now)
+        self._answered_at = now
+        self._regrouping = False
         self._hops = 0
         self._resolved_again = False
         if self.phase is Phase.PROBING:
@@ -328,13 +333,14 @@ class TaskMachine:
 
     def _failed(self, error: FastidmError, now: float, asked: float | None = None) -> None:
         """One connection could not be had, or broke before it brought anything. `asked`: the server's Retry-After."""
-        if self.connections.busy:
+        if self.connections.alive(now):
             self._limited(now, asked)
             return
         if self.connections:
-            # Others are on their way and may fare better; the last of them decides. Meanwhile no new ones.
-            self._wait(now, asked)
+            # The others may fare better: the last of them decides, and until then there are no new ones.
+            self._regrouping = True
             return
+        self._regrouping = False
         self._policy = self._policy.failed()
         hopeless = self._hopeless(error, now)
         self._failed_at = now
@@ -353,8 +359,9 @@ class TaskMachine:
 
     def _hopeless(self, error: FastidmError, now: float) -> bool:
         if isinstance(error, NetworkError) and self._was_good:
-            # Not a byte since the last failure: the network is away, and the budget is frozen as long as an outage may last.
-            if self._heard_at <= self._failed_at:
+            # No answer and no byte since the last failure: the network is away, and the budget is frozen as long as an outage
+            # may last.
+            if max(self._heard_at, self._answered_at) <= self._failed_at:
                 return now - self._heard_at > self.options.timeout
         # A name that does not resolve twice, before anything ever worked, is a typing error and no outage.
         nowhere = error.message.startswith(Trouble.RESOLVE.value) and self._policy.failures > 1
@@ -363,9 +370,6 @@ class TaskMachine:
     def _limited(self, now: float, asked: float | None = None) -> None:
         """Refused while others are connected: the server's own limit. Not a failure."""
         self.connections.ramp.refused(len(self.connections), now, asked)
-
-    def _wait(self, now: float, asked: float | None) -> None:
-        self._not_before = max(self._not_before, now + self._policy.delay(self._chance, asked))
 
     def _emptied(self, connection: Connection, end: Ended, now: float) -> None:
         """A connection that was filling a segment has ended."""
@@ -446,7 +450,7 @@ class TaskMachine:
             self.connections.cancel_all()
             self._enter("complete")
             self.actions.append(Finish(table.size))
-        elif now >= self._not_before:
+        elif now >= self._not_before and not (self._regrouping and self.connections):
             self.connections.assign(now)
 
     def _rows_of(self, resumed: Resumed) -> bytes:

@@ -224,6 +224,25 @@ def test_no_segment_has_more_than_two_connections() -> None:
     assert most == 2
 
 
+def test_a_hedge_that_turns_out_to_be_slow_itself_is_hedged_when_it_is_left_alone() -> None:
+    desk = Desk(restore(MIB, [(MIB - 400_000, MIB - 50_000)], (), 4), ceiling=2)
+    quick, slow = desk.open_all()
+    while desk.table.remaining(quick.row or 0):
+        desk.move(0.1, **{f"c{quick.id}": 400_000.0, "rest": 100.0})
+    desk.connections.pop(quick.id)
+    (hedge,) = desk.assign()
+    desk.answer(hedge.connection)
+    desk.move(1.0, rest=100.0)
+    desk.connections.cancel(slow)
+    desk.actions.clear()
+    again: list[Request] = []
+    while not again:
+        assert desk.now < 60, "the slow one is left to itself"
+        desk.move(0.1, rest=100.0)
+        again = desk.assign()
+    assert [connection.row for connection in desk.connections.busy] == [slow.row]
+
+
 def test_not_more_is_asked_for_twice_than_a_small_share_of_the_file() -> None:
     """The table is full, so that nothing can be split, and two of four segments stand nearly still."""
     desk = Desk(tile(24 * MIB, [6 * MIB, 12 * MIB, 18 * MIB], 4), ceiling=8)
