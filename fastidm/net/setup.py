@@ -86,7 +86,8 @@ def _configure_tls(curl: pycurl.Curl, options: Options, trusted: bool) -> None:
 
 
 def _buffer_size(options: Options) -> int:
-    # A rate limit is kept by pausing, and what one read brings can no longer be refused.
+    # A rate limit is kept by pausing, and what libcurl has read by then (ten buffers at most, for each connection) can no
+    # longer be refused.
     if options.limit_rate is None:
         return BUFFER
-    return min(BUFFER, max(1024, options.limit_rate // 16))
+    return min(BUFFER, max(1024, options.limit_rate // 640))
