@@ -54,8 +54,8 @@ class Connections:
         return len(self._running)
 
     def alive(self, now: float) -> bool:
-        """Whether the server serves some of them at this time."""
-        return any(now - c.heard_at < health.STALLED_AFTER for c in self.busy)
+        """Whether the server serves some of them at this time: an answer without a byte of the body is not enough."""
+        return any(c.received and now - c.heard_at < health.STALLED_AFTER for c in self.busy)
 
     @property
     def busy(self) -> list[Connection]:

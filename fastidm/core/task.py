@@ -197,6 +197,7 @@ class TaskMachine:
         """
         if self.connections.count(counts, now, throttled):
             self._heard_at = now
+            self._regrouping = False
         self._give_up_unanswered(now)
         if self.phase is Phase.PROBING and not self.connections and now >= self._not_before:
             self._probe(now)
@@ -258,7 +259,6 @@ class TaskMachine:
     def _accepted(self, connection: Connection, verdict: Accepted, head: Head, now: float) -> Arm | Place:
         self.connections.answered(connection, now)
         self._answered_at = now
-        self._regrouping = False
         self._hops = 0
         self._resolved_again = False
         if self.phase is Phase.PROBING:
