@@ -74,18 +74,18 @@ class Engine:
             if tick:
                 next_tick = now + TICK
             for task in self._tasks:
-                if tick:
-                    task.tick(now)
-                else:
-                    task.perform(now)
+                task.turn(now, tick)
             self._tasks = [task for task in self._tasks if not task.ended]
 
     def close(self) -> None:
-        """End what is left and give everything back."""
+        """End what is left and give everything back. Idempotent."""
         self.pause_all()
-        while self._background.pending and (left := self._stop_at - monotonic()) > 0:
+        while self._tasks and self._background.pending and (left := self._stop_at - monotonic()) > 0:
             self._transfers.wait(left)
             self._background.deliver()
+        for task in self._tasks:
+            task.abandon()
+        self._tasks.clear()
         self._background.close()
         self._transfers.close()
 

@@ -110,6 +110,8 @@ class DownloadManager:
             task = self._waiting.popleft()
             task._running = self._engine.add(task.url, task.options, partial(self._event, task))
             started = True
+        if self._stopping and started:
+            self._engine.call(self._stop)  # it was asked for between the look and the start
         return started
 
     def _stop(self) -> None:

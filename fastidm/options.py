@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from fastidm.errors import UsageError, printable, redact
 
 SCHEMES = ("http", "https")
+PROXY_SCHEMES = ("http", "https", "socks4a", "socks5h")
 MAX_CONNECTIONS = 128
+MOST = 1_000_000
+"""The largest number of seconds, retries or redirects: more than anybody waits, and safe for libcurl."""
 IO_MODES = ("auto", "mmap", "pwrite")
 ON_CHANGE = ("fail", "restart")
 
@@ -78,6 +81,13 @@ class Options:
         for name, least in (("retries", 0), ("max_redirects", 0), ("timeout", 0.001), ("connect_timeout", 0.001)):
             if not getattr(self, name) >= least:
                 raise UsageError(f"{name} must be at least {least}")
+            if getattr(self, name) > MOST:
+                raise UsageError(f"{name} must be at most {MOST}")
+        for name in ("user_agent", "user", "proxy"):
+            if any(c in (getattr(self, name) or "") for c in "\r\n\0"):
+                raise UsageError(f"{name} must be one line")
+        if self.proxy and self.proxy.partition("://")[0].lower() not in PROXY_SCHEMES:
+            raise UsageError(f"proxy must begin with one of {', '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}")
         for header in self.headers:
             name, colon, _ = header.partition(":")
             if not colon or not name.strip() or any(c in header for c in "\r\n\0"):

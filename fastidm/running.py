@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from random import random
 from time import monotonic, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fastidm.background import Background
 from fastidm.core.actions import (
@@ -57,6 +57,24 @@ EVENT_SECONDS = 0.1
 """Seconds between two Progress events."""
 
 
+Method = TypeVar("Method", bound=Callable[..., None])
+
+
+def contained(method: Method) -> Method:
+    """A defect in `method` ends its own task and leaves the others alone."""
+
+    @wraps(method)
+    def call(self: RunningTask, *arguments: Any, **named: Any) -> None:
+        try:
+            method(self, *arguments, **named)
+        except Exception as error:
+            failure = FastidmError(f"internal error: {type(error).__name__}: {error}", "please report it")
+            failure.__cause__ = error
+            self.machine.fail(failure)
+
+    return cast(Method, call)
+
+
 class RunningTask:
     """One task, its machine, its files and its connections.
 
@@ -99,25 +117,43 @@ class RunningTask:
         self._bucket_bytes = 0
         self._throttled_at = float("-inf")
         self._taken = 0
+        self._abandoned = False
         self.ended = False
 
     # ------------------------------------------------------------------ what the engine calls
 
+    @contained
     def start(self, now: float) -> None:
-        """Look for what an earlier run left, and send the first request."""
+        """Look for what an earlier run left, and send the first request; nothing if it was stopped before it began."""
+        if self.machine.phase is not Phase.PENDING:
+            return
         try:
             resumed = self._look_for_part()
-        except FastidmError as error:
-            self.machine.fail(error)
+        except (FastidmError, OSError) as error:
+            self.machine.fail(storage_error(error, self.options.output or self.options.directory))
         else:
             self.machine.start(now, resumed)
         self.perform(now)
 
+    @contained
     def pause(self, now: float) -> None:
+        """Stop; what was received is kept."""
         self.machine.pause()
         self.perform(now)
 
-    def tick(self, now: float) -> None:
+    @contained
+    def turn(self, now: float, tick: bool) -> None:
+        """One turn of the loop: do what is wished; on a `tick` look around as well."""
+        if tick:
+            self._tick(now)
+        else:
+            self.perform(now)
+
+    def abandon(self) -> None:
+        """The engine ends while a disk job is still at work: that job closes the files when it is done."""
+        self._abandoned = True
+
+    def _tick(self, now: float) -> None:
         """Let the machine look around, draw the progress, make a checkpoint."""
         throttled = now - self._throttled_at < THROTTLE_MEMORY
         self.machine.tick(now, {id: sink.received for id, sink in self._sinks.items()}, throttled)
@@ -140,10 +176,11 @@ class RunningTask:
         wait = self._bucket.wait(now)
         if wait > 0:
             self._throttled_at = now
-        for id, transfer in self._running.items():
+        for id in self._sinks:
+            transfer = self._running[id]
             if wait > 0:
                 transfer.pause()
-            elif transfer.paused and id in self._sinks:
+            elif transfer.paused:
                 transfer.go_on()
         return max(wait, 0.005) if wait > 0 else None
 
@@ -204,14 +241,14 @@ class RunningTask:
                 found = self._target.prepare()
                 if found is not None:
                     rows = self.machine.resume_after_probe(_resumed(found))
-        except FastidmError as error:
-            self.machine.fail(error)
+        except (FastidmError, OSError) as error:
+            self.machine.fail(storage_error(error, self.path or ""))
             return
         target = self._target
         if rows is None:
-            self._on_disk(partial(target.begin, action.content), partial(self._opened, anew=True))
+            self._on_disk(Phase.OPENING, partial(target.begin, action.content), partial(self._opened, anew=True))
         else:
-            self._on_disk(partial(target.resume, rows), partial(self._opened, anew=False))
+            self._on_disk(Phase.OPENING, partial(target.resume, rows), partial(self._opened, anew=False))
 
     def _opened(self, result: object, error: BaseException | None, anew: bool) -> None:
         if self.machine.phase is not Phase.OPENING:
@@ -239,7 +276,7 @@ class RunningTask:
         target = self._target
         assert target is not None
         stop = lambda: self.machine.phase is not Phase.FINISHING  # noqa: E731
-        self._on_disk(partial(target.finish, action.size, self.options.checksum, stop), self._finished)
+        self._on_disk(Phase.FINISHING, partial(target.finish, action.size, self.options.checksum, stop), self._finished)
 
     def _finished(self, result: object, error: BaseException | None) -> None:
         if error is None:
@@ -258,12 +295,14 @@ class RunningTask:
 
     # ------------------------------------------------------------------ what connections tell
 
+    @contained
     def _head(self, id: int, head: Head) -> None:
         """The head of an answer is complete. Called by libcurl: what the machine wishes is done later."""
         place = self.machine.head(id, head, monotonic(), time())
         if isinstance(place, Arm):
             self._sinks[id].arm(place.row, place.cursor)
 
+    @contained
     def _end_of(self, id: int, code: int, message: str) -> None:
         now = monotonic()
         self._running.pop(id, None)
@@ -290,21 +329,38 @@ class RunningTask:
 
     # ------------------------------------------------------------------ disk
 
-    def _on_disk(self, job: Callable[[], object], done: Callable[[object, BaseException | None], None]) -> None:
-        """Run `job` in a helper thread. One at a time: part file and journal belong to it until it is done."""
+    def _on_disk(
+        self, phase: Phase, job: Callable[[], object], done: Callable[[object, BaseException | None], None]
+    ) -> None:
+        """Run `job` in a helper thread. One at a time: part file and journal belong to it until it is done.
+
+        A job that had to wait is dropped if the task has left `phase` meanwhile: nobody may publish what has failed.
+        """
         if self._disk_busy:
-            self._after_disk.append(partial(self._on_disk, job, done))
+            self._after_disk.append(partial(self._on_disk, phase, job, done))
+            return
+        if self.machine.phase is not phase:
             return
         self._disk_busy = True
+        self._background.submit(partial(self._work, job), partial(self._worked, done))
 
-        def delivered(result: object, error: BaseException | None) -> None:
-            self._disk_busy = False
-            done(result, error)
-            while self._after_disk and not self._disk_busy:
-                self._after_disk.popleft()()
-            self.perform(monotonic())
+    def _work(self, job: Callable[[], object]) -> object:
+        """In the helper thread."""
+        try:
+            return job()
+        finally:
+            if self._abandoned and self._target is not None:
+                self._target.close()
 
-        self._background.submit(job, delivered)
+    @contained
+    def _worked(
+        self, done: Callable[[object, BaseException | None], None], result: object, error: BaseException | None
+    ) -> None:
+        self._disk_busy = False
+        done(result, error)
+        while self._after_disk and not self._disk_busy:
+            self._after_disk.popleft()()
+        self.perform(monotonic())
 
     def _checkpoint(self, now: float) -> None:
         target, table = self._target, self.machine.table
@@ -316,7 +372,7 @@ class RunningTask:
             self._checked_bytes += fresh
             self._checked_at = now
             # The snapshot is taken before the sync begins: bytes that arrive meanwhile are not in it (invariant I4).
-            self._on_disk(partial(target.checkpoint, bytes(target.table)), self._checked)
+            self._on_disk(Phase.RECEIVING, partial(target.checkpoint, bytes(target.table)), self._checked)
 
     def _checked(self, result: object, error: BaseException | None) -> None:
         if error is not None:
@@ -330,10 +386,10 @@ class RunningTask:
     def _look_for_part(self) -> Resumed | None:
         """What an earlier run left under the name that is known before the server was asked."""
         if self.options.output is not None:
-            self._target = Target(os.path.join(os.getcwd(), self.options.output), self.url, self.options)
+            self._target = Target(_absolute(self.options.output), self.url, self.options)
             found = self._target.prepare()
         else:
-            path = os.path.join(os.path.abspath(self.options.directory), name_from_url(self.url))
+            path = os.path.join(_absolute(self.options.directory), name_from_url(self.url))
             candidate = Target(path, self.url, self.options)
             try:
                 found = candidate.prepare()
@@ -348,7 +404,7 @@ class RunningTask:
     def _name(self, head: Head) -> Target:
         """The target under the name that the server gives the file, or the URL's."""
         name = name_from_disposition(head.get("content-disposition") or "") or name_from_url(self.url)
-        return Target(os.path.join(os.path.abspath(self.options.directory), name), self.url, self.options)
+        return Target(os.path.join(_absolute(self.options.directory), name), self.url, self.options)
 
     # ------------------------------------------------------------------ what is told
 
@@ -423,6 +479,14 @@ def _resumed(found: Resumable) -> Resumed:
     from fastidm.storage.journal import ROWS
 
     return Resumed(found.content, tuple(found.claims), found.same_url, ROWS)
+
+
+def _absolute(path: str) -> str:
+    """`path` from the root, unless the folder that it is relative to is gone. A slash at its end stays."""
+    try:
+        return path if os.path.isabs(path) else os.path.normpath(os.path.join(os.getcwd(), path)) + "/" * path.endswith("/")
+    except OSError:
+        return path
 
 
 def _known(size: int) -> int | None:

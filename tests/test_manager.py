@@ -129,3 +129,27 @@ def test_what_is_no_http_url_is_refused_at_once(url: str) -> None:
 def test_a_manager_runs_at_least_one_task() -> None:
     with pytest.raises(UsageError):
         DownloadManager(max_downloads=0)
+
+
+def test_a_defect_in_one_task_leaves_the_others_alone(tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    with DownloadManager() as manager:
+        urls = [nginx.add(f"{name}.bin", content(3_000_000)) for name in ("bad", "good")]
+        bad, good = (manager.add(url, Options(directory=str(tmp_path))) for url in urls)
+        manager._start_more()
+        assert bad._running is not None
+        monkeypatch.setattr(bad._running.machine, "opened", broken)
+        manager.run()
+    assert (bad.status, good.status) == (DownloadStatus.FAILED, DownloadStatus.COMPLETED)
+    assert bad.error is not None
+    assert bad.error.exit_code == 1
+    assert "ZeroDivisionError" in bad.error.message
+
+
+def test_closing_a_manager_twice_is_fine(tmp_path: Path) -> None:
+    manager = DownloadManager()
+    manager.close()
+    manager.close()
+    manager.stop()

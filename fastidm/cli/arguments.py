@@ -17,12 +17,21 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from fastidm.errors import EXIT_CODES, UsageError, printable, redact
-from fastidm.options import IO_MODES, MAX_CONNECTIONS, ON_CHANGE, Options, check_url, nearest, parse_checksum, parse_size
+from fastidm.options import (
+    IO_MODES,
+    MAX_CONNECTIONS,
+    ON_CHANGE,
+    PROXY_SCHEMES,
+    Options,
+    check_url,
+    nearest,
+    parse_checksum,
+    parse_size,
+)
 
 Value = TypeVar("Value")
 
 SCHEMES = ("http", "https")
-PROXY_SCHEMES = ("http", "https", "socks4a", "socks5h")
 
 # What other download tools call it. Only spellings that resemble none of ours are listed.
 FOREIGN = {

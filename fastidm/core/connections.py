@@ -2,7 +2,7 @@
 
 Rules of this module:
 
-* Each segment is filled by one connection, or by two when its rest is hedged.
+* Each segment is filled by one connection, or by up to three when its rest is hedged.
 * Make before break: a running segment is cut when its new connection has been answered, not when it is asked for.
 * Steal first, kill last: a slow connection loses the back of its segment to others; only one that stands still or crawls is
   ended, and only while others receive.
@@ -263,7 +263,8 @@ class Connections:
 
     def _expected(self, now: float) -> float:
         """Bytes per second that a new connection is expected to bring."""
-        return max(self._typical(now), median(self._past))
+        past = sorted(self._past)
+        return max(self._typical(now), past[3 * len(past) // 4] if past else 0.0)
 
     # ------------------------------------------------------------------ look after them
 
@@ -290,7 +291,7 @@ class Connections:
         table, busy = self._table(), self.busy
         if len(busy) < 2:
             return
-        typical = self._typical(now)
+        expected = self._expected(now)
         eta = (table.size - table.received()) / task_speed if task_speed > 0 else float("inf")
         for connection in busy:
             row = connection.row
@@ -299,7 +300,7 @@ class Connections:
             if left == 0:
                 self.cancel(connection)
             elif now - self._relieved.get(row, float("-inf")) > health.RELIEF_PAUSE and (
-                health.stalled(connection, now) or health.crawling(connection, typical, eta, left, now)
+                health.stalled(connection, now) or health.crawling(connection, expected, eta, left, now)
             ):
                 self._relieved[row] = now
                 self.lost += 1

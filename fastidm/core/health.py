@@ -119,7 +119,7 @@ def stalled(connection: Connection, now: float) -> bool:
 def crawling(connection: Connection, typical: float, task_eta: float, remaining: int, now: float) -> bool:
     """Whether a fresh connection is likely to be far better.
 
-    Parameters: `typical`, the median speed of the task's connections; `task_eta`, seconds until the whole task would be done
+    Parameters: `typical`, what a fresh connection is expected to bring; `task_eta`, seconds until the whole task would be done
     at its present speed; `remaining`, bytes that this connection still has to bring.
     """
     if connection.head_at is None or now - connection.head_at < CRAWL_AGE:

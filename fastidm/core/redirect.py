@@ -19,13 +19,16 @@ def follow(url: str, location: str, hops: int, most: int) -> str | RedirectError
     if hops > most:
         return RedirectError(f"more than {most} redirects", "raise --max-redirects if that is meant")
     try:
-        there = urljoin(url, location.strip())
-        scheme, host = urlsplit(there).scheme, urlsplit(there).hostname
+        # Servers send UTF-8 where only ASCII is allowed; what we hold is Latin-1, so each character is one byte of it.
+        there = urljoin(url, "".join(f"%{ord(c):02X}" if "\x7f" < c <= "\xff" else c for c in location.strip()))
+        scheme, host, _ = urlsplit(there).scheme, urlsplit(there).hostname, urlsplit(there).port
     except ValueError:
         return RedirectError("a redirect to something that is no URL")
+    if host and "%" in host:
+        return RedirectError("a redirect to a host whose name is not ASCII")
     if scheme not in ("http", "https") or not host:
         return RedirectError("a redirect to something that is not http or https")
-    if not there.isprintable() or " " in there:
+    if not (there.isascii() and there.isprintable()) or " " in there:
         return RedirectError("a redirect to a URL with spaces or control characters")
     if scheme == "http" and url.lower().startswith("https:"):
         return RedirectError("a redirect from https down to http", "fetch the http URL itself if that is meant")

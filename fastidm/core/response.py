@@ -70,7 +70,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Redirected:
-    """The file is elsewhere; libcurl resolves where."""
+    """The file is elsewhere; `core.redirect` says where."""
 
 
 @dataclass(frozen=True)

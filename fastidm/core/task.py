@@ -58,6 +58,8 @@ from fastidm.errors import (
 from fastidm.events import DownloadStatus
 from fastidm.options import Options
 
+LINK_ERRORS = (AuthError, NotFoundError, RefusedError)
+"""What a server says of a link that has expired."""
 OUTAGE_PAUSE = 5.0
 """Seconds between two tries at the most while a network that did work is away: it may come back at any time."""
 
@@ -136,7 +138,7 @@ class TaskMachine:
         connection = self.connections.get(id)
         if connection is None:
             return Place.DROP
-        probe = connection.role is Role.PROBE and not self._plain
+        probe = self.phase is Phase.PROBING and not self._plain
         verdict = judge(head, connection.first, connection.last, self._pinned, now_utc, probe=probe)
         if isinstance(verdict, Accepted):
             return self._accepted(connection, verdict, head, now)
@@ -163,7 +165,7 @@ class TaskMachine:
         self._average = SpeedAverage(now, self._marked)
         self._heard_at = now
         self.connections.opened(table, self._rows is not None, now)
-        self._verifying = table.complete() and len(self.connections) > 0
+        self._verifying = table.complete() and table.size > 0 and self._rows is not None
         self._assign(now)
 
     def ended(self, id: int, end: Ended, now: float) -> None:
@@ -266,6 +268,8 @@ class TaskMachine:
         if self.phase is not Phase.RECEIVING:
             return Place.HOLD
         arm = self.connections.place(connection, now)
+        if arm is None and connection.role is Role.PROBE:
+            self._failed(ProtocolError("the server gave another part than the one that was asked for"), now)
         self._assign(now)
         return arm or Place.DROP
 
@@ -299,7 +303,7 @@ class TaskMachine:
 
     def _range_ignored(self, connection: Connection, now: float) -> None:
         """The whole file came where a part was asked for."""
-        if connection.role is Role.PROBE:
+        if self.phase is Phase.PROBING:
             # An earlier run had parts of a file that the server no longer sends in parts. From 0 on then; what we have of
             # the front is compared on the way.
             self._plain = True
@@ -311,23 +315,29 @@ class TaskMachine:
         """No, and asking the same again will not help."""
         if isinstance(error, ContentChangedError):
             self._content_changed(error, now)
-        elif self._was_good and isinstance(error, RefusedError | ProtocolError) and self.connections.busy:
+        elif not self._was_good:
+            self.fail(error)
+        elif isinstance(error, LINK_ERRORS) and self._resolve_again(connection):
+            pass
+        elif self.connections.alive(now):
             self._limited(now)
-        elif self._was_good and isinstance(error, AuthError | NotFoundError | RefusedError):
-            self._expired(connection, error)
+        elif isinstance(error, LINK_ERRORS):
+            what = f"{error.message}, although parts of the file came before: has the link expired?"
+            self.fail(AuthError(what, "give a new URL and the same -o to go on"))
+        elif isinstance(error, ProtocolError):
+            self._failed(error, now)  # one answer that cannot be placed, after others that could
         else:
             self.fail(error)
 
-    def _expired(self, connection: Connection, error: FastidmError) -> None:
-        """A link that gave parts of the file gives no more: ask where the file is, then give up."""
+    def _resolve_again(self, connection: Connection) -> bool:
+        """A link that gave parts of the file gives no more: ask where the file is, once. Returns whether that is worth it."""
         if connection.url != self.connections.url:
-            return  # another one has found out before
-        if self.connections.url != self.url and not self._resolved_again:
-            self.connections.url = self.url
-            self._resolved_again = True
-            return
-        what = f"{error.message}, although parts of the file came before: has the link expired?"
-        self.fail(AuthError(what, "give a new URL and the same -o to go on"))
+            return True  # another one has found out before
+        if self.connections.url == self.url or self._resolved_again:
+            return False
+        self.connections.url = self.url
+        self._resolved_again = True
+        return True
 
     # ------------------------------------------------------------------ failures
 
@@ -381,7 +391,7 @@ class TaskMachine:
             self.table.finish_stream(connection.row)
             return
         received = self.table.received()
-        if received > self._marked or (connection.received > 0 and self.connections.ranges):
+        if received > self._marked or (connection.received > connection.overlap and self.connections.ranges):
             self._progressed(received)
             self.connections.lost += end.trouble is not None
         else:

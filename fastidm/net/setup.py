@@ -2,7 +2,7 @@
 
 Rules of this module:
 
-* fastidm follows redirects itself (`core.response`), so libcurl never does; http and https only, whatever the URL says.
+* fastidm follows redirects itself (`core.redirect`), so libcurl never does; http and https only, whatever the URL says.
 * Secrets of the user (headers, name and password, netrc, client certificate) go to the origin of the user's own URL and to
   no other.
 * Segments use HTTP/1.1: over HTTP/2 all of them would share one TCP connection and its window.
@@ -11,9 +11,12 @@ Rules of this module:
 
 from __future__ import annotations
 
+import os
+
 import pycurl
 
 from fastidm import __version__
+from fastidm.errors import UsageError, redact
 from fastidm.options import Options
 
 BUFFER = 512 << 10
@@ -23,8 +26,6 @@ with its default of 16 KiB (measured on loopback)."""
 _SUPPRESS_CONNECT_HEADERS = 265
 """CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name: a proxy's answer to CONNECT is not the server's head."""
 
-_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
-
 
 def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, last: int | None, *, trusted: bool) -> None:
     """Set everything that a fresh (or reset) handle needs for one request.
@@ -33,7 +34,7 @@ def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, 
     origin of the user's own URL, so it gets the user's secrets.
     """
     set = curl.setopt
-    set(pycurl.URL, url)
+    set(pycurl.URL, ascii_url(url))
     set(pycurl.NOSIGNAL, 1)
     set(pycurl.NOPROGRESS, 1)
     set(pycurl.FOLLOWLOCATION, 0)
@@ -46,22 +47,44 @@ def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, 
     set(_SUPPRESS_CONNECT_HEADERS, 1)
     if first is not None:
         set(pycurl.RANGE, f"{first}-{'' if last is None else last}")
-    set(pycurl.USERAGENT, options.user_agent or f"fastidm/{__version__}")
-    headers = ["Accept-Encoding: identity"]
+    set(pycurl.USERAGENT, (options.user_agent or f"fastidm/{__version__}").encode())
+    headers = [b"Accept-Encoding: identity"]
     if trusted:
-        headers += options.headers
+        headers += [header.encode() for header in options.headers]
         if options.user is not None:
             name, _, password = options.user.partition(":")
-            set(pycurl.USERNAME, name)
-            set(pycurl.PASSWORD, password)
+            set(pycurl.USERNAME, name.encode())
+            set(pycurl.PASSWORD, password.encode())
         if options.netrc:
             set(pycurl.NETRC, pycurl.NETRC_OPTIONAL)
     set(pycurl.HTTPHEADER, headers)
     if options.cookie_file is not None:
-        set(pycurl.COOKIEFILE, options.cookie_file)
+        set(pycurl.COOKIEFILE, os.fsencode(options.cookie_file))
     if options.proxy is not None:
-        set(pycurl.PROXY, options.proxy)
+        set(pycurl.PROXY, options.proxy.encode())
     _configure_tls(curl, options, trusted)
+
+
+def ascii_url(url: str) -> str:
+    """`url` as it goes over the wire: a host in IDNA, everything else that is not ASCII percent-encoded as UTF-8.
+
+    Raises `UsageError` for a host that cannot be written so.
+    """
+    if url.isascii():
+        return url
+    scheme, _, rest = url.partition("://")
+    end = min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
+    user, at_sign, host = rest[:end].rpartition("@")
+    try:
+        name, colon, port = host.partition(":")
+        host = name.encode("idna").decode("ascii") + colon + port
+    except UnicodeError:
+        raise UsageError(f"a host name that cannot be: {redact(url)}") from None
+    return f"{scheme}://{_quoted(user)}{at_sign}{host}{_quoted(rest[end:])}"
+
+
+def _quoted(text: str) -> str:
+    return "".join(c if c.isascii() else "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "replace")) for c in text)
 
 
 def origin(url: str) -> str:
@@ -78,11 +101,11 @@ def _configure_tls(curl: pycurl.Curl, options: Options, trusted: bool) -> None:
         set(pycurl.SSL_VERIFYPEER, 0)
         set(pycurl.SSL_VERIFYHOST, 0)
     if options.cacert is not None:
-        set(pycurl.CAINFO, options.cacert)
+        set(pycurl.CAINFO, os.fsencode(options.cacert))
     if trusted and options.cert is not None:
-        set(pycurl.SSLCERT, options.cert)
+        set(pycurl.SSLCERT, os.fsencode(options.cert))
     if trusted and options.key is not None:
-        set(pycurl.SSLKEY, options.key)
+        set(pycurl.SSLKEY, os.fsencode(options.key))
 
 
 def _buffer_size(options: Options) -> int:

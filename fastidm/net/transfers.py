@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import selectors
 from collections.abc import Callable
+from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,9 @@ class Transfers:
         self._multi.setopt(pycurl.M_MAXCONNECTS, 256)
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
+        # Re-entrant: a signal handler may interrupt `wake` in its own thread. Whoever wakes late, a disk job above all, must
+        # not write into a descriptor that belongs to somebody else by then.
+        self._wake_lock = RLock()
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._timer_at: float | None = None
         self._active: dict[pycurl.Curl, Transfer] = {}
@@ -173,14 +177,22 @@ class Transfers:
             raise failure
 
     def wake(self) -> None:
-        """Make `wait` return soon. Safe in every thread and in signal handlers."""
-        try:
-            os.write(self._wake_write, b"\0")
-        except BlockingIOError:
-            pass  # as good as awake: the pipe is full of wake-ups
+        """Make `wait` return soon; after `close`, do nothing. Safe in every thread and in signal handlers."""
+        with self._wake_lock:
+            if self._wake_write < 0:
+                return
+            try:
+                os.write(self._wake_write, b"\0")
+            except BlockingIOError:
+                pass  # as good as awake: the pipe is full of wake-ups
 
     def close(self) -> None:
-        """End everything."""
+        """End everything. Idempotent."""
+        with self._wake_lock:
+            if self._wake_write < 0:
+                return
+            os.close(self._wake_write)
+            self._wake_write = -1
         for transfer in list(self._active.values()):
             self.cancel(transfer)
         for curl in self._idle:
@@ -189,7 +201,6 @@ class Transfers:
         self._multi.close()
         self._selector.close()
         os.close(self._wake_read)
-        os.close(self._wake_write)
 
     def _reap(self) -> None:
         while True:
@@ -206,6 +217,7 @@ class Transfers:
     def _release(self, curl: pycurl.Curl) -> None:
         self._multi.remove_handle(curl)
         curl.reset()
+        curl.setopt(pycurl.COOKIELIST, "ALL")  # a reset keeps the cookies, and the next task may be another's
         self._idle.append(curl)
 
     def _watch(self, event: int, fd: int, multi: object, data: object) -> None:

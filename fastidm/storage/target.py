@@ -230,6 +230,8 @@ class Target:
             return None
         try:
             identity = journal.identity
+            if identity.total == 0:  # none of ours: an empty file needs no journal
+                raise PartChanged(self.part_path)
             self._part = part = PartFile.open(self.part_path, identity.total, io=self._options.io)
             if not _is_the_one(part, identity):
                 raise PartChanged(self.part_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +55,13 @@ def test_what_is_not_plainly_http_is_refused(location: str) -> None:
     assert isinstance(follow("http://server.test/", location, 1, 20), RedirectError)
 
 
+@pytest.mark.parametrize("name", ["café", "à-la-carte", "ファイル", "naïve-\u0080"])
+def test_raw_utf8_in_a_location_is_written_as_a_url_writes_it(name: str) -> None:
+    """Heads are read as Latin-1, so that each byte is one character; libcurl takes nothing but ASCII."""
+    location = f"/{name}.bin".encode().decode("latin-1")
+    assert follow("http://server.test/", location, 1, 20) == f"http://server.test/{quote(name)}.bin"
+
+
 def test_https_is_never_left_for_http_but_http_may_become_https() -> None:
     assert isinstance(follow(HERE, "http://server.test/x.bin", 1, 20), RedirectError)
     assert isinstance(follow("HTTPS://server.test/", "http://server.test/x.bin", 1, 20), RedirectError)
@@ -74,4 +83,4 @@ def test_a_refusal_does_not_show_where_it_led() -> None:
 def test_whatever_the_location_the_answer_is_a_clean_http_url_or_an_error(location: str) -> None:
     there = follow(HERE, location, 1, 20)
     if isinstance(there, str):
-        assert there.startswith("https://") and there.isprintable() and " " not in there
+        assert there.startswith("https://") and there.isascii() and there.isprintable() and " " not in there

@@ -182,6 +182,14 @@ def test_a_limit_is_put_to_the_test_by_one_connection_every_half_minute() -> Non
     assert ramp.limit == 5
 
 
+def test_a_server_that_says_for_how_long_it_is_busy_is_left_alone_until_then() -> None:
+    ramp = Ramp(16)
+    climb(ramp)
+    ramp.refused(4, 0.0, 120.0)
+    assert ramp.allowed(119.0) == 4
+    assert ramp.allowed(121.0) == 5
+
+
 def test_there_is_always_one_connection() -> None:
     ramp = Ramp(16)
     ramp.refused(0, 0.0)

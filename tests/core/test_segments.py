@@ -75,6 +75,11 @@ def test_rows_are_named_by_their_place_in_the_buffer_and_listed_by_their_place_i
     assert (table.received(), table.remaining(0), table.remaining(2)) == (300, 300, 400)
 
 
+def test_a_segment_that_was_given_away_before_its_first_byte_does_not_confuse_the_order() -> None:
+    table = table_of((200, SIZE, 300), (200, 200, 200), (0, 200, 0))
+    assert table.order == [2, 1, 0] and tiles(table, SIZE)
+
+
 def test_an_empty_file_is_complete_from_the_beginning() -> None:
     table = SegmentTable(tile(0, [], CAPACITY))
     assert (table.size, table.received(), table.complete(), table.snapshot()) == (0, 0, True, ())

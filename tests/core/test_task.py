@@ -250,7 +250,7 @@ def test_every_fifth_connection_being_slow_costs_little(connections: int, factor
     assert server.sent < 1.1 * len(server.body)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("connections", [8, 16])
 def test_slow_connections_do_not_pile_up_while_the_quick_ones_come_to_their_ends(connections: int, seed: int) -> None:
     """Three of ten connections are slow: those that are left over at the end are no measure of what a new one brings."""
@@ -258,6 +258,13 @@ def test_slow_connections_do_not_pile_up_while_the_quick_ones_come_to_their_ends
     server = bent(Server(content(16 * MIB), rate=rate), lambda ask: chance.random() < 0.3, rate=rate / 1000)
     run = world(server, connections, seed).download()
     assert run.now <= 4 * len(server.body) / (0.7 * connections * rate)
+
+
+@pytest.mark.parametrize("unlucky", [range(2, 5), range(2, 7), range(5, 8)])
+def test_when_only_slow_connections_are_left_they_are_exchanged_one_after_the_other(unlucky: range) -> None:
+    """What the quick ones brought before is remembered, so that the slow ones do not pass for the measure of each other."""
+    server = bent(Server(content(8 * MIB), rate=MIB), lambda ask: ask.number in unlucky, rate=KIB)
+    assert world(server, 4).download().now < 40
 
 
 def collapse(at: float, after: float, number: int = 3) -> Server:
@@ -389,6 +396,14 @@ def test_an_outage_in_the_first_moment_is_not_taken_for_a_limit_of_the_server(si
     server.outages = [(since, since + away)]
     run = world(server, 16).download()
     assert run.now < since + away + 10 + 1.25 * 2, "it is found within ten seconds that the network is back"
+
+
+def test_a_server_that_refuses_everybody_but_keeps_one_waiting_is_not_flooded() -> None:
+    server = crash_of_server(1.0, 20.0)
+    server.rules.insert(0, on(lambda ask: 1 < ask.now < 20 and ask.number % 5 == 0, SILENCE))
+    run = world(server).download()
+    assert sum(1 for ask in server.asked if 1 < ask.now < 20) <= 40
+    assert run.now < 20 + 10 + 5
 
 
 def test_after_an_outage_the_file_comes_as_fast_as_before() -> None:
@@ -766,6 +781,16 @@ def test_a_complete_part_file_is_not_believed_when_the_comparison_breaks_off() -
     asked = len(server.asked)
     bent(server, lambda ask: ask.number == asked + 1, cut=0, trouble=Trouble.BROKEN)
     assert isinstance(world(server, left=left).fail(), ContentChangedError)
+
+
+def test_a_comparison_that_breaks_off_every_time_ends_after_the_budget() -> None:
+    server = Server(content(4 * MIB))
+    left = world(server, 4).download().remains()
+    asked = len(server.asked)
+    bent(server, always, cut=0, trouble=Trouble.BROKEN)
+    run = world(server, left=left, retries=3)
+    assert isinstance(run.fail(), NetworkError)
+    assert len(server.asked) - asked == 4 and run.received == 4 * MIB
 
 
 def test_nodes_that_give_the_same_file_different_tags_are_one_source() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fastidm.net.setup import origin
+from fastidm.errors import UsageError
+from fastidm.net.setup import ascii_url, origin
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,21 @@ def test_the_same_origin_in_other_words(one: str, other: str) -> None:
 )
 def test_other_origins(one: str, other: str) -> None:
     assert origin(one) != origin(other)
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("http://h/a?b=%20", "http://h/a?b=%20"),
+        ("http://h/é?ü#ß", "http://h/%C3%A9?%C3%BC#%C3%9F"),
+        ("http://bücher.example:8080/x", "http://xn--bcher-kva.example:8080/x"),
+        ("http://zoë:pässword@h/", "http://zo%C3%AB:p%C3%A4ssword@h/"),
+    ],
+)
+def test_a_url_goes_over_the_wire_in_ascii(written: str, sent: str) -> None:
+    assert ascii_url(written) == sent
+
+
+def test_a_host_that_cannot_be_written_in_ascii_is_a_usage_error() -> None:
+    with pytest.raises(UsageError):
+        ascii_url("http://" + "ä" * 70 + "/")

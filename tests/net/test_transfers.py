@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -224,3 +226,44 @@ def _readable(sock: socket.socket) -> bool:
 )
 def test_heads_are_read_without_trust(lines: list[bytes], status: int, fields: tuple[tuple[str, str], ...]) -> None:
     assert parse_head(lines) == Head(status, fields)
+
+
+def test_what_a_user_writes_need_not_be_ascii(world: World) -> None:
+    options = Options(user_agent="zoë", headers=("X-Name: zoë",), user="zoë:pässword", cookie_file="/zoë/absent", cacert="/zoë/ca")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        got = Got()
+        world.start(f"http://127.0.0.1:{server.getsockname()[1]}/é", got, options=options)
+        world.until(lambda: _readable(server))
+        peer, _ = server.accept()
+        with peer:
+            world.until(lambda: _readable(peer))
+            request = peer.recv(65536)
+    world.until(lambda: got.end)
+    assert request.startswith(b"GET /%C3%A9 HTTP/1.1\r\n")
+    assert "X-Name: zoë\r\n".encode() in request
+
+
+def test_the_cookies_of_one_request_are_not_sent_with_the_next(world: World, tmp_path: Path) -> None:
+    jar = tmp_path / "cookies.txt"
+    jar.write_text("127.0.0.1\tFALSE\t/\tFALSE\t0\tsecret\tcanary\n")
+    for options, expected in ((Options(cookie_file=str(jar)), True), (Options(), False)):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            got = Got()
+            world.start(f"http://127.0.0.1:{server.getsockname()[1]}/", got, options=options)
+            world.until(lambda server=server: _readable(server))
+            peer, _ = server.accept()
+            with peer:
+                world.until(lambda peer=peer: _readable(peer))
+                assert (b"canary" in peer.recv(65536)) is expected
+        world.until(lambda got=got: got.end)
+
+
+def test_closing_twice_and_waking_afterwards_touch_no_foreign_descriptor(tmp_path: Path) -> None:
+    transfers = Transfers(lambda: None)
+    transfers.close()
+    with open(tmp_path / "foreign", "wb+", buffering=0) as first, open(tmp_path / "other", "wb+", buffering=0) as second:
+        transfers.wake()
+        transfers.close()
+        for file in (first, second):
+            file.write(b"mine")
+            assert os.fstat(file.fileno()).st_size == 4

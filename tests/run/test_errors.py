@@ -231,7 +231,7 @@ def test_9_a_disk_that_others_fill_has_room_for_what_was_begun(small_disk: Path,
     """The blocks are reserved before the first byte."""
     gate = Gate(File(DATA), MIB + 1000)
     with Command("--json", odd(gate).url + "/a.bin", cwd=small_disk) as command:
-        command.wait_for_received(MIB)
+        command.wait_for("start")
         with pytest.raises(OSError, match="No space"):
             (small_disk / "other").write_bytes(bytes(4 * MIB))
         gate.open()
@@ -278,7 +278,7 @@ def test_10_a_folder_that_cannot_be_written(request: pytest.FixtureRequest, ngin
 def test_10_a_part_file_that_is_taken_away_meanwhile(odd: Serve, folder: Path) -> None:
     gate = Gate(File(DATA), MIB + 1000)
     with Command("--json", odd(gate).url + "/a.bin", cwd=folder) as command:
-        command.wait_for_received(MIB)
+        command.wait_for("start")
         (folder / "a.bin.part").unlink()
         gate.open()
         outcome = command.finish()
@@ -308,7 +308,7 @@ def test_12_a_file_of_that_name_is_there(named: str, odd: Serve, folder: Path) -
 def test_12_a_file_of_that_name_appears_meanwhile(odd: Serve, folder: Path) -> None:
     gate = Gate(File(DATA), MIB + 1000)
     with Command("--json", odd(gate).url + "/a.bin", cwd=folder) as command:
-        command.wait_for_received(MIB)
+        command.wait_for("start")
         (folder / "a.bin").write_text("mine")
         gate.open()
         assert command.finish().code == 12

@@ -59,9 +59,7 @@ def is_silent(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize("refuse", [unavailable, too_many, resets, hangs_up, is_silent])
 @pytest.mark.parametrize("most", [1, 4])
-def test_a_server_with_a_limit_is_asked_for_no_more_than_it_gives(
-    most: int, refuse: Habit, odd: Serve, folder: Path
-) -> None:
+def test_a_server_with_a_limit_is_asked_for_no_more_than_it_gives(most: int, refuse: Habit, odd: Serve, folder: Path) -> None:
     limited = Limited(most, File(DATA), refuse)
     done = get(odd(limited).url + "/a.bin", folder)
     assert 1 <= limited.refused <= 2 * 8, "a limit is noticed, and not tried again and again"

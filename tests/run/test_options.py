@@ -198,9 +198,7 @@ def test_a_redirect_there_and_back_gives_the_secrets_to_their_own_server_alone(o
 
 def test_a_password_in_a_location_is_for_that_location_alone(odd: Serve, folder: Path) -> None:
     there = odd(File(SMALL))
-    here = odd(
-        lambda exchange: exchange.answer(302, "Location: " + there.url.replace("://", "://bob:builder@") + "/there.bin")
-    )
+    here = odd(lambda exchange: exchange.answer(302, "Location: " + there.url.replace("://", "://bob:builder@") + "/there.bin"))
     succeeds(folder, "--user", "ann:canary", here.url + "/a.bin")
     assert [exchange.headers.get("authorization") for exchange in there.exchanges] in ([basic("bob:builder")], [None])
 
@@ -310,9 +308,7 @@ def test_overwrite_replaces_the_file_at_the_end_and_not_before(nginx: Nginx, odd
 @pytest.mark.parametrize("connections", [1, 8])
 def test_a_rate_limit_holds_for_all_connections_together(connections: int, nginx: Nginx, folder: Path) -> None:
     rate = 2 * MIB
-    done = download(
-        nginx.add("a.bin", DATA), Options(directory=str(folder), limit_rate=rate, connections=connections)
-    )
+    done = download(nginx.add("a.bin", DATA), Options(directory=str(folder), limit_rate=rate, connections=connections))
     # A quarter of a second may come at once; a kernel's buffer full of it is already here when the pause begins.
     assert 0.8 * (SIZE - rate / 4) / rate <= done.seconds <= 3 * SIZE / rate
     assert (folder / "a.bin").read_bytes() == DATA

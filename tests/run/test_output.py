@@ -89,7 +89,7 @@ def test_json_tells_a_failure(odd: Serve, folder: Path) -> None:
 
 def test_json_tells_that_it_was_stopped(odd: Serve, folder: Path) -> None:
     with Command("--json", odd(Gate(File(DATA), MIB)).url + "/a.bin", cwd=folder) as command:
-        command.wait_for_received(MIB)
+        command.wait_for("start")
         command.send(signal.SIGINT)
         outcome = command.finish()
     assert_fits_the_documentation(outcome)
@@ -186,9 +186,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 @pytest.mark.parametrize("env", [{}, ASCII, {"NO_COLOR": "1"}], ids=["Unicode", "ASCII", "no colours"])
-def test_on_a_terminal_a_live_display_ends_in_the_summary_line(
-    env: dict[str, str], odd: Serve, folder: Path
-) -> None:
+def test_on_a_terminal_a_live_display_ends_in_the_summary_line(env: dict[str, str], odd: Serve, folder: Path) -> None:
     gate, digest = Gate(File(DATA), MIB), sha256(DATA)
     arguments = ("--checksum", f"sha256:{digest}", odd(gate).url + "/a.bin")
     with Terminal(*arguments, folder=folder, env=env) as terminal:
@@ -256,10 +254,12 @@ def test_no_secret_is_written_anywhere(
     with Command(*command, cwd=folder) as running:
         server.wait_for_requests(1)
         if how == "--json":
-            running.wait_for_received(MIB)
+            running.wait_for("start")
         running.send(signal.SIGTERM)
         stopped = running.finish()
     assert stopped.code == 7
+    if how == "--json":
+        assert sorted(os.listdir(folder)) == ["a.bin.fastidm", "a.bin.part"]
     assert_no_canary(folder, stopped)
 
     server.habit = lambda exchange: exchange.answer(503, "Retry-After: 0")
@@ -287,7 +287,7 @@ def test_no_secret_is_written_anywhere(
 def test_what_is_unfinished_is_for_its_owner_alone(odd: Serve, folder: Path) -> None:
     gate = Gate(File(DATA), MIB)
     with Command("--json", odd(gate).url + "/a.bin", cwd=folder, wrapper=("sh", "-c", 'umask 0; exec "$@"', "sh")) as command:
-        command.wait_for_received(MIB)
+        command.wait_for("start")
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
         assert modes == {"a.bin.part": 0o600, "a.bin.fastidm": 0o600}
         command.kill()

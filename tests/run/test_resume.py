@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fastidm.events import DownloadStatus, Event, Finished, Progress
 from fastidm.manager import DownloadManager, DownloadTask
 from fastidm.options import Options
 from fastidm.storage.target import Target
-from tests.support.command import Command, run
+from tests.support.command import Command, call, run
 from tests.support.content import content, first_difference
 from tests.support.oddserver import Exchange, File, Gate, Habit, OddServer, Valve
 from tests.support.servers import DemoServer, Nginx
@@ -284,6 +285,22 @@ def test_damaged_remains_are_no_error_and_not_believed(damage: Callable[[Path], 
     assert_only(folder, DATA)
 
 
+def test_the_journal_of_a_newer_version_is_left_alone(odd: Serve, folder: Path) -> None:
+    server = odd(Gate(File(DATA), HALF))
+    leave_half(server, folder)
+    journal = folder / "a.bin.fastidm"
+    page = bytearray(journal.read_bytes())
+    page[10:12] = (2).to_bytes(2, "big")
+    page[17:21] = zlib.crc32(page[:17] + page[21:4096]).to_bytes(4, "big")  # as docs/journal.md says
+    journal.write_bytes(page)
+    outcome = call("--quiet", server.url + "/a.bin", cwd=folder)
+    assert outcome.code == 20
+    assert outcome.complaint
+    assert server.exchanges == []
+    assert journal.read_bytes() == page
+    assert (folder / "a.bin.part").stat().st_size == SIZE
+
+
 def test_restart_begins_anew(odd: Serve, folder: Path) -> None:
     server = odd(Gate(File(DATA), HALF))
     leave_half(server, folder)
@@ -405,7 +422,7 @@ def test_a_second_process_on_the_same_target_ends_at_once_and_the_first_is_unhar
     gate = Gate(File(DATA), HALF)
     url = odd(gate).url + "/a.bin"
     with Command("--json", url, cwd=folder) as first:
-        first.wait_for_received(HALF)
+        first.wait_for("start")
         for flags in ((), ("--restart",)):
             second = run("--quiet", *flags, url, cwd=folder)
             assert second.code == 11, flags
