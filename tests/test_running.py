@@ -18,10 +18,13 @@ from tests.support.content import content
 from tests.support.servers import Nginx, wait_until
 
 
-def test_nothing_is_published_after_a_checkpoint_has_failed(tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_published_after_a_checkpoint_has_failed(
+    tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The checkpoint fails when the last byte has come, and the rename already waits for its turn at the disk."""
     with DownloadManager() as manager:
-        task = manager.add(nginx.add("poisoned.bin", content(3_000_000)), Options(directory=str(tmp_path), limit_rate=10_000_000))
+        options = Options(directory=str(tmp_path), limit_rate=10_000_000)
+        task = manager.add(nginx.add("poisoned.bin", content(3_000_000)), options)
 
         def checkpoint(target: Target, rows: bytes) -> None:
             assert task._running is not None
