@@ -230,7 +230,8 @@ def test_heads_are_read_without_trust(lines: list[bytes], status: int, fields: t
 
 def test_what_a_user_writes_need_not_be_ascii(world: World) -> None:
     name = "zoë"
-    options = Options(user_agent=name, headers=(f"X-Name: {name}",), user=f"{name}:ß", cookie_file=f"/{name}", cacert=f"/{name}")
+    secrets = {"headers": (f"X-Name: {name}",), "user": f"{name}:ß"}
+    options = Options(user_agent=name, cookie_file=f"/{name}", cacert=f"/{name}", **secrets)  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as server:
         got = Got()
         world.start(f"http://127.0.0.1:{server.getsockname()[1]}/é", got, options=options)
