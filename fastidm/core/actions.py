@@ -47,7 +47,7 @@ class Open(NamedTuple):
 
 
 class Discard(NamedTuple):
-    """Drop part file and journal: the task begins anew."""
+    """What was written is worth nothing: the task begins anew, and the next `Open` replaces it."""
 
 
 class Finish(NamedTuple):

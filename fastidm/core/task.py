@@ -45,7 +45,7 @@ from fastidm.core.response import (
 )
 from fastidm.core.retry import PASSING, RetryPolicy, Trouble, final_error
 from fastidm.core.scheduler import first_cut
-from fastidm.core.segments import UNKNOWN, SegmentTable, restore
+from fastidm.core.segments import UNKNOWN, SegmentTable, restore, tile
 from fastidm.errors import (
     AuthError,
     ContentChangedError,
@@ -254,7 +254,7 @@ class TaskMachine:
         """The rows of a file of which nothing is written yet, for a table of `capacity` rows."""
         size = UNKNOWN if self.content.total is None else self.content.total
         cuts = first_cut(size, self.options.connections) if self.connections.ranges else []
-        return bytes(restore(size, (), cuts, capacity))
+        return bytes(tile(size, cuts, capacity))
 
     # ------------------------------------------------------------------ answers
 
