@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import signal
 import sys
@@ -120,3 +121,19 @@ def server_folders(tmp_path: Path) -> tuple[Path, Path]:
     folder.mkdir()
     home.mkdir()
     return folder, home
+
+
+@pytest.fixture(params=["c", "pure"])
+def pure_and_c(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type:
+    """The sink, once in C and once in Python; a command that the test starts uses the same one."""
+    if request.param == "pure":
+        from fastidm.storage.sink import PureSink
+
+        monkeypatch.setenv("FASTIDM_PURE", "1")
+        return PureSink
+    if importlib.util.find_spec("fastidm._hotpath") is None:
+        pytest.skip("the C extension is not built")
+    from fastidm._hotpath import Sink
+
+    monkeypatch.delenv("FASTIDM_PURE", raising=False)
+    return Sink
