@@ -378,7 +378,7 @@ class TaskMachine:
         return self._policy.spent or nowhere
 
     def _limited(self, now: float, asked: float | None = None) -> None:
-        """Refused while others are connected: the server's own limit. Not a failure."""
+        """Refused while others receive: the server's own limit. Not a failure."""
         self.connections.ramp.refused(len(self.connections), now, asked)
 
     def _emptied(self, connection: Connection, end: Ended, now: float) -> None:
