@@ -57,7 +57,7 @@
 
 enum { HOLD, ARMED, FULL, FAILED, CLOSED };
 enum { PWRITE, MAP };
-enum { START, STOP, POSITION, WORDS };
+enum { START, STOP, POSITION, CHECK, WORDS }; /* of a row; CHECK is ~position, see fastidm/core/segments.py */
 static const char *const state_names[] = {"HOLD", "ARMED", "FULL", "FAILED", "CLOSED"};
 
 typedef struct {
@@ -157,7 +157,9 @@ static void advance(Sink *s, long long to)
     int64_t *row = (int64_t *)s->table.buf + WORDS * s->row;
     long long stop = __atomic_load_n(row + STOP, __ATOMIC_ACQUIRE);
     if (to > stop) to = stop; /* lowered while the GIL was away */
-    if (to > __atomic_load_n(row + POSITION, __ATOMIC_ACQUIRE)) __atomic_store_n(row + POSITION, to, __ATOMIC_RELEASE);
+    if (to <= __atomic_load_n(row + POSITION, __ATOMIC_ACQUIRE)) return;
+    __atomic_store_n(row + POSITION, to, __ATOMIC_RELEASE);
+    __atomic_store_n(row + CHECK, ~to, __ATOMIC_RELEASE);
 }
 
 static int compare(Sink *s, const char *data, Py_ssize_t length, long long at)
@@ -458,7 +460,7 @@ static PyObject *sink_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (PyObject_GetBuffer(table, &s->table, PyBUF_WRITABLE) < 0) {
         Py_CLEAR(s);
     } else if (s->table.len % row_size || (uintptr_t)s->table.buf % sizeof(int64_t)) {
-        PyErr_SetString(PyExc_ValueError, "the table must be rows of three int64, aligned to 8 bytes");
+        PyErr_SetString(PyExc_ValueError, "the table must be rows of four int64, aligned to 8 bytes");
         Py_CLEAR(s);
     }
     return (PyObject *)s;

@@ -2,9 +2,10 @@
 
 Rules of this module:
 
-* A row is three int64: `start`, `stop`, `position`; it claims that [start, position) is written. The buffer is the live page
-  of the journal, mapped, so what stands here survives SIGKILL as it stands, at every instant.
-* One writer per column: the sink moves `position`; this module moves everything else.
+* A row is four int64: `start`, `stop`, `position`, `check`; it claims that [start, position) is written. `check` is
+  ~position, so that a reader of a damaged row may take the lesser of two positions; while the process lives only `position`
+  is read. The buffer is the live page of the journal, mapped, so what stands here survives SIGKILL as it stands.
+* One writer per column: the sink moves `position` and `check`; this module moves everything else.
 * The rows in use tile [0, size) between any two calls. Within a call rows may overlap, but the union of the claims never
   grows: every edit below is ordered so that a reader of a half-finished edit believes at most the truth.
 * A finished segment melts into its right neighbour, since [start, position) of that neighbour then spans both. So the table
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from numpy import void
     from numpy.typing import NDArray
 
-ROW_BYTES = 24
+WORDS = 4
+"""int64 words of a row."""
+ROW_BYTES = 8 * WORDS
 UNKNOWN = (1 << 63) - 1
 """`stop` of the only segment of a stream whose length the server does not say."""
 
@@ -39,7 +42,7 @@ class Segment(NamedTuple):
 class SegmentTable:
     """The segments of one file, in a writable buffer of rows.
 
-    Parameters: `buffer`, 24 × rows bytes, aligned to 8; what it holds is taken as the table (see `tile` and `restore`).
+    Parameters: `buffer`, ROW_BYTES × rows bytes, aligned to 8; what it holds is taken as the table (see `tile` and `restore`).
     Rows are named by their index in the buffer, which never changes while the row is in use.
 
     Raises `ValueError` if the rows in the buffer do not tile one range that begins at 0.
@@ -47,7 +50,7 @@ class SegmentTable:
 
     def __init__(self, buffer: memoryview | bytearray) -> None:
         self._words = memoryview(buffer).cast("B").cast("q")
-        self.capacity = len(self._words) // 3
+        self.capacity = len(self._words) // WORDS
         every = range(self.capacity)
         self.order = sorted((r for r in every if self.stop(r) > 0), key=lambda row: (self.start(row), self.stop(row)))
         """Rows in use, by their place in the file."""
@@ -61,26 +64,26 @@ class SegmentTable:
         self.size = at
 
     def __getitem__(self, row: int) -> Segment:
-        at = 3 * row
+        at = WORDS * row
         return Segment(self._words[at], self._words[at + 1], self._words[at + 2])
 
     def start(self, row: int) -> int:
-        return self._words[3 * row]
+        return self._words[WORDS * row]
 
     def stop(self, row: int) -> int:
-        return self._words[3 * row + 1]
+        return self._words[WORDS * row + 1]
 
     def position(self, row: int) -> int:
-        return self._words[3 * row + 2]
+        return self._words[WORDS * row + 2]
 
     def remaining(self, row: int) -> int:
         """Bytes of the segment that are not written yet."""
-        return self._words[3 * row + 1] - self._words[3 * row + 2]
+        return self._words[WORDS * row + 1] - self._words[WORDS * row + 2]
 
     def received(self) -> int:
         """Bytes of the file that are written."""
         words = self._words
-        return sum(words[3 * row + 2] - words[3 * row] for row in self.order)
+        return sum(words[WORDS * row + 2] - words[WORDS * row] for row in self.order)
 
     def complete(self) -> bool:
         """Whether every byte of the file is written."""
@@ -96,10 +99,10 @@ class SegmentTable:
 
     @property
     def array(self) -> NDArray[void]:
-        """The rows in the buffer as a numpy structured array with fields start, stop, position; no copy is made."""
+        """The rows in the buffer as a numpy structured array with fields start, stop, position, check; no copy is made."""
         import numpy
 
-        fields = [("start", "<i8"), ("stop", "<i8"), ("position", "<i8")]
+        fields = [("start", "<i8"), ("stop", "<i8"), ("position", "<i8"), ("check", "<i8")]
         return numpy.frombuffer(self._words, numpy.dtype(fields))
 
     def split(self, row: int, at: int) -> int:
@@ -112,7 +115,7 @@ class SegmentTable:
             raise ValueError(f"cannot split {self[row]} at {at}")
         new = self._unused.pop()
         self._put(new, at, stop, at)
-        self._words[3 * row + 1] = at
+        self._words[WORDS * row + 1] = at
         self.order.insert(self.order.index(row) + 1, new)
         return new
 
@@ -121,28 +124,30 @@ class SegmentTable:
         keep = set(busy)
         for row, right in zip(self.order[:], self.order[1:], strict=False):
             if self.remaining(row) == 0 and row not in keep:
-                self._words[3 * right] = self.start(row)
+                self._words[WORDS * right] = self.start(row)
                 self._free(row)
                 self.order.remove(row)
 
     def finish_stream(self, row: int) -> None:
         """The server ended a stream of unknown length: what is written is the file."""
-        self._words[3 * row + 1] = self.size = self.position(row)
+        self._words[WORDS * row + 1] = self.size = self.position(row)
 
     def _put(self, row: int, start: int, stop: int, position: int) -> None:
-        # The row is 0,0,0 here. `start` first: a row whose start lies beyond its position claims nothing.
-        at = 3 * row
+        # The row is all zeros here. `stop` last: a row that does not stop beyond its start claims nothing.
+        at = WORDS * row
         self._words[at] = start
         self._words[at + 2] = position
+        self._words[at + 3] = ~position
         self._words[at + 1] = stop
 
     def _free(self, row: int) -> None:
         # The other way round, `stop` first: a row that stops before it starts claims nothing and is no row to a reader. With
         # `stop` last it would be (0, stop, 0) in between: a sound row, which says that nothing up to `stop` is written, and so
         # takes away what the rows in that range claim (a byte inside two rows counts only if both claim it).
-        at = 3 * row
+        at = WORDS * row
         self._words[at + 1] = 0
         self._words[at + 2] = 0
+        self._words[at + 3] = 0
         self._words[at] = 0
         self._unused.append(row)
 
@@ -157,8 +162,8 @@ def restore(size: int, claims: Iterable[tuple[int, int]], boundaries: Iterable[i
 
     Parameters: `claims`, half-open ranges, in any order, overlapping or not; `boundaries`, offsets at which unwritten ranges
     are cut as well, as far as `capacity` rows allow.
-    Returns 24 × capacity bytes. When there are more holes than rows, the smallest claims are given up, so that a claim is
-    never larger than the truth.
+    Returns ROW_BYTES × capacity bytes. When there are more holes than rows, the smallest claims are given up, so that a
+    claim is never larger than the truth.
     """
     written = merge(claims, size)
     while len(written) + (not written or written[0][0] > 0) > capacity:
@@ -176,8 +181,9 @@ def restore(size: int, claims: Iterable[tuple[int, int]], boundaries: Iterable[i
                 break
     table = bytearray(ROW_BYTES * capacity)
     words = memoryview(table).cast("q")
-    for index, row in enumerate(rows):
-        words[3 * index], words[3 * index + 1], words[3 * index + 2] = row
+    for index, (start, stop, position) in enumerate(rows):
+        at = WORDS * index
+        words[at], words[at + 1], words[at + 2], words[at + 3] = start, stop, position, ~position
     return table
 
 

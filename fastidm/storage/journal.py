@@ -23,9 +23,12 @@ from fastidm.storage.pages import (
     BOOT,
     EPOCH,
     JOURNAL_SIZE,
+    LIVE,
     LIVE_HEAD,
+    LIVE_SIZE,
     MOUNT,
     PAGE,
+    SLOTS,
     TABLE_BYTES,
     UNARMED,
     Claims,
@@ -44,7 +47,7 @@ from fastidm.storage.pages import Identity as Identity
 from fastidm.storage.pages import JournalDamaged as JournalDamaged
 from fastidm.storage.pages import hash_url as hash_url
 
-_NO_SLOT = Slot(0, 0, b"")
+_NO_SLOT = Slot(0, 0, [])
 
 
 class Journal:
@@ -55,14 +58,15 @@ class Journal:
 
     identity: Identity
     table: memoryview
-    """The rows of the live page, writable: ROWS times three native int64 (start, stop, position), 8-byte aligned."""
+    """The rows of the live page, writable: ROWS rows as in `core.segments`, 8-byte aligned."""
 
     def __init__(self, path: str, fd: int, identity: Identity, seed: int) -> None:
         """For `create` and `open`; takes over `fd`, which is locked and JOURNAL_SIZE long."""
         # The whole file, as an offset of 4 KiB cannot be mapped where memory pages are larger.
         self._pages = memoryview(mmap.mmap(fd, JOURNAL_SIZE))
         self.identity, self.path, self._seed = identity, path, seed
-        self.table = self._pages[PAGE + LIVE_HEAD : PAGE + LIVE_HEAD + TABLE_BYTES]
+        self._live = self._pages[LIVE * PAGE : LIVE * PAGE + LIVE_SIZE]
+        self.table = self._live[LIVE_HEAD : LIVE_HEAD + TABLE_BYTES]
         self._fd = fd
         self._boot, self._mount = linux.boot_id(), linux.mount_id(fd)
         self._disk = threading.Lock()  # held while the file is synced, so that close() does not pull it away
@@ -91,7 +95,7 @@ class Journal:
         slot = pack_slot(0, 0, [], seed)
         fd = owned.create(path)
         try:
-            _write(fd, header + UNARMED.ljust(PAGE, b"\0") + slot + slot, 0)
+            _write(fd, header + UNARMED.ljust(LIVE_SIZE, b"\0") + slot + slot, 0)
             return cls(path, fd, kept, seed)
         except BaseException:
             os.unlink(path)
@@ -100,7 +104,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: str) -> Journal:
-        """The journal at `path`, locked. Reads 16 KiB at most, whatever is there.
+        """The journal at `path`, locked. Reads 20 KiB at most, whatever is there.
 
         Raises FileNotFoundError and other OSError, `JournalDamaged`, `JournalVersionError`, `LockedError`, and
         `UnsafePathError` for a link or for what is not a file of ours.
@@ -117,7 +121,8 @@ class Journal:
                 raise JournalDamaged("wrong size")
             # A hole in the file, or a page that the disk cannot read, would turn the first store into a SIGBUS.
             # Written to now, it is an error at worst. The same bytes, so that a kill in between changes nothing.
-            _write(fd, _read_page(fd, 1).ljust(PAGE, b"\0"), PAGE)
+            for number in range(LIVE, SLOTS[0]):
+                _write(fd, _read_page(fd, number).ljust(PAGE, b"\0"), number * PAGE)
             return cls(path, fd, identity, seed)
         except BaseException:
             os.close(fd)
@@ -143,7 +148,7 @@ class Journal:
         total, limit = self.identity.total, min(self.identity.total, part_size)
         slots = [slot for slot in self._slots() if slot]
         newest = max(slots, default=_NO_SLOT)
-        durable = claims_of(newest.rows, total)
+        durable = merge(newest.claims, total)
         live = live_epoch(self._live_head(), self._boot, self._mount)
         # A live page older than a slot: the kernel lost the page and read an old one back.
         if live and live >= max((slot.epoch for slot in slots), default=0):
@@ -171,13 +176,13 @@ class Journal:
         total = self.identity.total
         claims = claims_of(bytes(self.table), total)
         slots = [slot for slot in self._slots() if slot]
-        if any(merge(claims + claims_of(slot.rows, total), total) != claims for slot in slots):
+        if any(merge(claims + slot.claims, total) != claims for slot in slots):
             # What the rows claim beyond the slots may be in memory only: it must not get into them with the rest.
-            durable = common(claims_of(max(slots).rows, total), claims)
+            durable = common(max(slots).claims, claims)
             with self._disk:
                 self._write_slot(durable)  # one after the other is on disk: a power cut tears one at most
                 self._write_slot(durable)
-        page = self._pages[PAGE : 2 * PAGE]
+        page = self._live
         page[EPOCH] = struct.pack(">Q", self._epoch)
         if self._boot and self._mount is not None:
             page[MOUNT] = struct.pack(">Q", self._mount)
@@ -208,7 +213,7 @@ class Journal:
             owned.sync_folder(os.path.dirname(self.path))
             self._settled = True
         slot = 1 - self._good
-        _write(self._fd, pack_slot(self._sequence + 1, self._epoch, claims, self._seed), (2 + slot) * PAGE)
+        _write(self._fd, pack_slot(self._sequence + 1, self._epoch, claims, self._seed), SLOTS[slot] * PAGE)
         owned.sync(self._fd)
         self._good, self._sequence = slot, self._sequence + 1
 
@@ -233,7 +238,8 @@ class Journal:
             if self._fd < 0:
                 return
             fd, self._fd = self._fd, -1
-            table, self.table, self._pages = self.table, memoryview(bytearray()), memoryview(bytearray())
+            table, self.table = self.table, memoryview(bytearray())
+            self._live = self._pages = memoryview(bytearray())
             try:
                 table.release()
             except BufferError:
@@ -253,15 +259,14 @@ class Journal:
             raise OSError(errno.EBADF, "the journal is closed")
 
     def _slots(self) -> list[Slot | None]:
-        return [read_slot(_read_page(self._fd, number), self._seed) for number in (2, 3)]
+        return [read_slot(_read_page(self._fd, number), self._seed) for number in SLOTS]
 
     def _live_head(self) -> bytes:
-        return bytes(self._pages[PAGE : PAGE + LIVE_HEAD])
+        return bytes(self._live[:LIVE_HEAD])
 
     def _disarm(self) -> None:
-        page = self._pages[PAGE : 2 * PAGE]
-        page[BOOT] = bytes(16)  # first: from here on the rest does not count
-        page[:LIVE_HEAD] = UNARMED
+        self._live[BOOT] = bytes(16)  # first: from here on the rest does not count
+        self._live[:LIVE_HEAD] = UNARMED
 
 
 def _read_page(fd: int, number: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The four pages of a journal as bytes: header, live page, two slots. `docs/journal.md` draws them.
+"""The pages of a journal as bytes: header, live page (of two), two slots. `docs/journal.md` draws them.
 
 Rules of this module:
 
@@ -20,23 +20,28 @@ from fastidm.errors import JournalVersionError, redact
 
 VERSION = 1
 PAGE = 4096
-JOURNAL_SIZE = 4 * PAGE
+LIVE, SLOTS = 1, (3, 4)
+"""Where the pages are; the header is page 0."""
+LIVE_SIZE = 2 * PAGE
+JOURNAL_SIZE = 5 * PAGE
 
-_ROW = struct.Struct("=3q")
+_ROW = struct.Struct("=4q")
+_CLAIM = struct.Struct("=2q")
 # Outside the rows all is msgpack, so big-endian; every number has its widest encoding, so that offsets are constant.
 _LIVE = struct.Struct(">BBB16sBQBQBH")  # array of 4: boot id (bin 8), mount id, epoch (uint 64), rows (bin 16)
-_SLOT = struct.Struct(">BBQBQBBBH")  # array of 5: sequence, epoch (uint 64), flags (uint 8), rows (bin 16), crc ...
+_SLOT = struct.Struct(">BBQBQBBBH")  # array of 5: sequence, epoch (uint 64), flags (uint 8), claims (bin 16), crc ...
 _SLOT_CRC = struct.Struct(">BI")  # ... (uint 32)
 LIVE_HEAD = _LIVE.size
 """Bytes of the live page before its rows."""
 BOOT, MOUNT, EPOCH = slice(3, 19), slice(20, 28), slice(29, 37)
 """Where these values are within the live page."""
 
-ROWS = (PAGE - _LIVE.size) // _ROW.size
-"""Rows of the live table, and of a slot."""
+ROWS = (LIVE_SIZE - _LIVE.size) // _ROW.size
+"""Rows of the live table, and claims of a slot."""
 TABLE_BYTES = ROWS * _ROW.size
+_CLAIM_BYTES = ROWS * _CLAIM.size
 assert _LIVE.size % 8 == 0
-assert _SLOT.size + TABLE_BYTES + _SLOT_CRC.size <= PAGE
+assert _SLOT.size + _CLAIM_BYTES + _SLOT_CRC.size <= PAGE
 
 # The header's first 21 bytes are the same in every version that will ever be: map, "fastidm": version, "crc": crc.
 _HEADER = struct.Struct(">B9sH5sI")
@@ -80,7 +85,7 @@ class Slot(NamedTuple):
 
     sequence: int
     epoch: int
-    rows: bytes
+    claims: Claims
 
 
 def hash_url(url: str, salt: bytes) -> bytes:
@@ -96,14 +101,15 @@ def hash_url(url: str, salt: bytes) -> bytes:
 def claims_of(rows: bytes, total: int) -> Claims:
     """What `rows` claim beyond doubt of a file of `total` bytes.
 
-    A row that cannot be claims nothing. A byte inside two rows is not claimed either, as one of them is wrong about its
-    bounds (an edit was cut short, or a bit flipped), unless both claim it: they are not wrong together.
+    A row that cannot be claims nothing, and of its two positions the lesser counts. A byte inside two rows is not claimed
+    either, as one of them is wrong about its bounds (an edit was cut short, or a bit flipped), unless both claim it: they
+    are not wrong together.
     """
     rows = rows[: -(-len(rows.rstrip(b"\0")) // _ROW.size) * _ROW.size]
     segments = sorted(
-        (start, stop, position)
-        for start, stop, position in _ROW.iter_unpack(rows)
-        if 0 <= start <= position <= stop <= total and start < stop
+        (start, stop, max(start, min(position, ~check)))
+        for start, stop, position, check in _ROW.iter_unpack(rows)
+        if 0 <= start < stop <= total and min(position, ~check) <= stop
     )
     reach, disjoint = 0, True
     for start, stop, _ in segments:
@@ -172,25 +178,25 @@ def pack_slot(sequence: int, epoch: int, claims: Claims, seed: int) -> bytes:
     if len(claims) > ROWS:
         flags = _LEFT_OUT
         claims = sorted(sorted(claims, key=lambda claim: claim[0] - claim[1])[:ROWS])
-    rows = b"".join(_ROW.pack(start, stop, stop) for start, stop in claims)
-    body = _slot_head(sequence, epoch, flags) + rows.ljust(TABLE_BYTES, b"\0")
+    packed = b"".join(_CLAIM.pack(*claim) for claim in claims)
+    body = _slot_head(sequence, epoch, flags) + packed.ljust(_CLAIM_BYTES, b"\0")
     # Seeded with the header's CRC, in which the salt is: a page of another journal does not fit, however good it is.
     return (body + _SLOT_CRC.pack(0xCE, zlib.crc32(body, seed))).ljust(PAGE, b"\0")
 
 
 def read_slot(page: bytes, seed: int) -> Slot | None:
     """What a slot's page holds; None when it is damaged or of another journal."""
-    end = _SLOT.size + TABLE_BYTES
+    end = _SLOT.size + _CLAIM_BYTES
     if len(page) != PAGE or _SLOT_CRC.unpack_from(page, end) != (0xCE, zlib.crc32(page[:end], seed)):
         return None
     _, _, sequence, _, epoch, _, flags, _, _ = _SLOT.unpack_from(page)
     if page[: _SLOT.size] != _slot_head(sequence, epoch, flags & _LEFT_OUT) or max(sequence, epoch) > _MAX_INT:
         return None
-    return Slot(sequence, epoch, page[_SLOT.size : end])
+    return Slot(sequence, epoch, [claim for claim in _CLAIM.iter_unpack(page[_SLOT.size : end]) if claim != (0, 0)])
 
 
 def _slot_head(sequence: int, epoch: int, flags: int) -> bytes:
-    return _SLOT.pack(0x95, 0xCF, sequence, 0xCF, epoch, 0xCC, flags, 0xC5, TABLE_BYTES)
+    return _SLOT.pack(0x95, 0xCF, sequence, 0xCF, epoch, 0xCC, flags, 0xC5, _CLAIM_BYTES)
 
 
 # ---------------------------------------------------------------------- header

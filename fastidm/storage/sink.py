@@ -18,6 +18,8 @@ import os
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, cast
 
+from fastidm.core.segments import ROW_BYTES, WORDS
+
 if TYPE_CHECKING:
     import mmap
 
@@ -44,7 +46,7 @@ _MADV_POPULATE_WRITE = 23
 
 
 class PureSink:
-    """A WRITEFUNCTION for one request, which fills one row (start, stop, position: three native int64) of a table.
+    """A WRITEFUNCTION for one request, which fills one row of a table (see `core.segments`).
 
     Parameters: `fd`, the part file, open for reading and writing, not closed here; `table`, a writable buffer of rows,
     held until `close`; `size`, bytes of the part file, or -1 when unknown (then the mode is always PWRITE); `dirty`, a
@@ -119,9 +121,9 @@ class PureSink:
         """
         if self.state != HOLD:
             raise ValueError(f"cannot arm a sink that is {STATE_NAMES[self.state]}")
-        if not 0 <= row < len(self._table) // 3:
+        if not 0 <= row < len(self._table) // WORDS:
             raise ValueError(f"there is no row {row}")
-        start, stop, position = self._table[3 * row : 3 * row + 3]
+        start, stop, position, _ = self._table[WORDS * row : WORDS * (row + 1)]
         if not 0 <= start <= position <= stop or not 0 <= cursor <= position:
             raise ValueError(f"row {row}, cursor {cursor}: out of order")
         self.row, self.cursor, self.state = row, cursor, ARMED
@@ -187,7 +189,7 @@ class PureSink:
 
     def _bounds(self, at: int) -> None:
         """Read the row's position and limit, now that this sink is done with everything below `at`."""
-        start, self._limit, self._position = self._table[3 * self.row : 3 * self.row + 3]
+        start, self._limit, self._position, _ = self._table[WORDS * self.row : WORDS * (self.row + 1)]
         if 0 <= self._size < self._limit:
             self._limit = self._size
         if start < 0 or self._position < start or self._position < at:
@@ -195,9 +197,11 @@ class PureSink:
 
     def _advance(self, to: int) -> None:
         """The row's bytes below `to` are in the file."""
-        to = min(to, self._table[3 * self.row + 1])
-        if to > self._table[3 * self.row + 2]:
-            self._table[3 * self.row + 2] = to
+        at = WORDS * self.row
+        to = min(to, self._table[at + 1])
+        if to > self._table[at + 2]:
+            self._table[at + 2] = to
+            self._table[at + 3] = ~to
 
     def _take(self, data: memoryview) -> int:
         taken = 0
@@ -344,8 +348,8 @@ def _words(table: WriteableBuffer) -> memoryview:
         from pickle import PickleBuffer
 
         octets = PickleBuffer(table).raw()
-    if len(octets) % 24:
-        raise ValueError("the table must be rows of three int64, aligned to 8 bytes")
+    if len(octets) % ROW_BYTES:
+        raise ValueError("the table must be rows of four int64, aligned to 8 bytes")
     return octets.cast("q")
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastidm.core.response import Content as Content
+from fastidm.core.segments import ROW_BYTES
 from fastidm.errors import ExistsError, IntegrityError, StorageError, printable, redact
 from fastidm.options import Options
 from fastidm.storage import owned, place
@@ -29,10 +30,6 @@ from fastidm.storage.partfile import PartChanged, PartFile
 
 if TYPE_CHECKING:
     from fastidm.storage.journal import Identity, Journal
-
-ROW = 24
-"""Bytes of one row of the segment table."""
-
 
 @dataclass(frozen=True)
 class Resumable:
@@ -120,7 +117,7 @@ class Target:
             self._part = PartFile.create(self.part_path, content.total, io=self._options.io)
             try:
                 if content.total is None or content.total <= SMALL:
-                    self.table = memoryview(bytearray(ROW))
+                    self.table = memoryview(bytearray(ROW_BYTES))
                 else:
                     self._journal = self._new_journal(self._part, content)
                     self.table = self._journal.table

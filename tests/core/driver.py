@@ -23,7 +23,7 @@ from fastidm.core.phase import Phase
 from fastidm.core.rate import TokenBucket
 from fastidm.core.response import Content, Head
 from fastidm.core.retry import Trouble
-from fastidm.core.segments import UNKNOWN, SegmentTable
+from fastidm.core.segments import UNKNOWN, WORDS, SegmentTable
 from fastidm.core.task import TaskMachine
 from fastidm.errors import FastidmError, StorageError
 from fastidm.options import Options
@@ -48,7 +48,7 @@ def content(size: int, version: int = 1) -> bytes:
 
 def claims_of(rows: bytes | bytearray) -> list[tuple[int, int]]:
     """What a table claims as written, read as strictly as a later run reads it: a row that cannot be claims nothing."""
-    return [(a, p) for a, stop, p in struct.iter_unpack("=qqq", rows) if 0 <= a < p <= stop]
+    return [(a, p) for a, stop, p, _ in struct.iter_unpack("=4q", rows) if 0 <= a < p <= stop]
 
 
 class Ask(NamedTuple):
@@ -171,7 +171,7 @@ class MemorySink:
         self.broken = self.full = False
 
     def arm(self, row: int, cursor: int) -> None:
-        start, stop, position = self._words[3 * row : 3 * row + 3]
+        start, stop, position = self._words[WORDS * row : WORDS * row + 3]
         assert self.row is None and 0 <= start <= position <= stop and 0 <= cursor <= position
         self.row, self.cursor = row, cursor
 
@@ -180,7 +180,7 @@ class MemorySink:
         assert self.row is not None
         taken = 0
         while taken < len(block):
-            start, stop, position = self._words[3 * self.row : 3 * self.row + 3]
+            start, stop, position = self._words[WORDS * self.row : WORDS * self.row + 3]
             if not 0 <= start <= position or position < self.cursor:
                 self.broken = True
                 return taken
@@ -197,7 +197,7 @@ class MemorySink:
                     return taken
             else:
                 self._file[self.cursor : end] = piece
-                self._words[3 * self.row + 2] = end
+                self._words[WORDS * self.row + 2], self._words[WORDS * self.row + 3] = end, ~end
             self.cursor = end
             self.received += len(piece)
             taken += len(piece)
@@ -423,7 +423,7 @@ class World:
         assert len(self.wires) <= self.options.connections, "more connections than the user allows"
         if self.machine.table is not None and self.table:
             at = 0
-            for start, stop, position in sorted(r for r in struct.iter_unpack("=qqq", self.table) if r[1] > 0):
+            for start, stop, position, _ in sorted(r for r in struct.iter_unpack("=4q", self.table) if r[1] > 0):
                 assert start == at and start <= position <= stop, "the rows do not tile the file"
                 at = stop
             assert at in (len(self.file), UNKNOWN) or self.begun is None or self.begun.total is None

@@ -7,7 +7,7 @@ import pytest
 from fastidm.core.actions import Action, Arm, Cancel, Request
 from fastidm.core.connections import OVERLAP, Connections
 from fastidm.core.health import OUTAGE_AFTER, STALLED_AFTER, Connection, Role
-from fastidm.core.segments import SegmentTable, restore, tile
+from fastidm.core.segments import WORDS, SegmentTable, restore, tile
 
 MIB = 1 << 20
 URL = "http://server.test/file.bin"
@@ -60,7 +60,7 @@ class Desk:
                 assert row is not None
                 _, stop, position = self.table[row]
                 count = min(count, stop - position)
-                self.table._words[3 * row + 2] = position + count
+                self.table._words[WORDS * row + 2] = position + count
                 self.received[connection.id] = self.received.get(connection.id, 0) + count
             self.connections.count(self.received, self.now, False)
 
@@ -202,7 +202,7 @@ def test_the_slow_tail_is_hedged_and_the_first_to_come_wins() -> None:
     desk.connections.pop(quick[0].id)
     row = quick[0].row
     assert row is not None
-    desk.table._words[3 * row + 2] = desk.table.stop(row)
+    desk.table._words[WORDS * row + 2] = desk.table.stop(row)
     requests = desk.assign()
     hedges = [r for r in requests if (c := desk.connections.get(r.connection)) and c.target == slow.row]
     assert hedges
@@ -291,7 +291,7 @@ def test_one_whose_segment_another_one_has_filled_is_ended() -> None:
     desk = Desk(tile(200 * MIB, [100 * MIB], 10), ceiling=2)
     loser, _ = desk.open_all()
     assert loser.row is not None
-    desk.table._words[3 * loser.row + 2] = desk.table.stop(loser.row)
+    desk.table._words[WORDS * loser.row + 2] = desk.table.stop(loser.row)
     desk.connections.relieve(MIB, desk.now)
     assert cancelled(desk) == [loser.id]
 

@@ -19,13 +19,13 @@ SIZE = 1000
 
 def table_of(*rows: tuple[int, int, int], capacity: int = CAPACITY) -> SegmentTable:
     """A table of these (start, stop, position), in that order in the buffer."""
-    buffer = b"".join(struct.pack("=qqq", *row) for row in rows)
+    buffer = b"".join(struct.pack("=4q", *row, ~row[2]) for row in rows)
     return SegmentTable(bytearray(buffer.ljust(ROW_BYTES * capacity, b"\0")))
 
 
 def claims(buffer: bytes | bytearray) -> list[tuple[int, int]]:
     """What a later run may believe of these rows: [start, position) of every row that can be."""
-    rows = struct.iter_unpack("=qqq", buffer)
+    rows = ((start, stop, min(position, ~check)) for start, stop, position, check in struct.iter_unpack("=4q", buffer))
     return merge(((start, position) for start, stop, position in rows if 0 <= start <= position <= stop), UNKNOWN)
 
 
@@ -104,8 +104,8 @@ def test_rows_that_do_not_tile_are_refused(rows: list[tuple[int, int, int]]) -> 
 def test_numpy_sees_the_very_memory_that_the_sink_moves() -> None:
     buffer = tile(SIZE, [400], CAPACITY)
     rows = SegmentTable(buffer).array
-    buffer[16:24] = struct.pack("=q", 123)
-    assert rows["position"][0] == 123
+    buffer[16:32] = struct.pack("=2q", 123, ~123)
+    assert (rows["position"][0], rows["check"][0]) == (123, ~123)
     assert (rows["start"][1], rows["stop"][1]) == (400, SIZE)
 
 
@@ -275,7 +275,7 @@ class TableUnderKills(RuleBasedStateMachine):
         sink[1] = end = min(stop, cursor + count)
         self.written |= set(range(cursor, end))
         if end > position:
-            self.buffer[24 * row + 16 : 24 * row + 24] = struct.pack("=q", end)
+            self.buffer[ROW_BYTES * row + 16 : ROW_BYTES * (row + 1)] = struct.pack("=2q", end, ~end)
             self.look()
 
     @precondition(lambda self: self.sinks)

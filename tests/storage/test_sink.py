@@ -26,6 +26,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastidm.core.segments import ROW_BYTES, WORDS
 from fastidm.storage import sink as module
 from fastidm.storage.sink import MAP, PAUSE, PWRITE, PureSink
 
@@ -50,7 +51,7 @@ class Desk:
         self.kind, self.path, self.size = kind, path, size
         path.write_bytes(BLANK)
         self.fd = os.open(path, os.O_RDWR)
-        self.table = array("q", [word for row in rows for word in row])
+        self.table = array("q", [word for start, stop, position in rows for word in (start, stop, position, ~position)])
         self.dirty: list[Any] = []
         for start, _, position in rows:
             os.pwrite(self.fd, BODY[start:position], start)
@@ -65,10 +66,10 @@ class Desk:
         return sink
 
     def position(self, row: int = 0) -> int:
-        return self.table[3 * row + 2]
+        return self.table[WORDS * row + 2]
 
     def lower_stop(self, stop: int, row: int = 0) -> None:
-        self.table[3 * row + 1] = stop
+        self.table[WORDS * row + 1] = stop
 
     def flush(self) -> None:
         for sink in self.dirty:
@@ -165,23 +166,24 @@ def test_parameters_out_of_range_are_refused(desk: Sit, options: dict[str, int])
 
 def test_a_table_must_be_writable_and_of_whole_rows(kind: str) -> None:
     with pytest.raises(BufferError):
-        sink_type(kind)(0, bytes(24), 0, [])
+        sink_type(kind)(0, bytes(ROW_BYTES), 0, [])
     with pytest.raises(ValueError):
         sink_type(kind)(0, bytearray(25), 0, [])
     with pytest.raises(TypeError):
-        sink_type(kind)(0, bytearray(24), 0, ())
+        sink_type(kind)(0, bytearray(ROW_BYTES), 0, ())
     sink_type(kind)(0, bytearray(0), 0, [])
 
 
 def test_the_table_may_be_a_structured_numpy_array(desk: Sit) -> None:
     numpy = pytest.importorskip("numpy")
     d = desk()
-    table = numpy.zeros(4, dtype=[("start", "q"), ("stop", "q"), ("position", "q")])
-    table[2] = (100, 300, 100)
+    table = numpy.zeros(4, dtype=[("start", "q"), ("stop", "q"), ("position", "q"), ("check", "q")])
+    table[2] = (100, 300, 100, ~100)
     sink = sink_type(d.kind)(d.fd, table, SIZE, [])
     sink.arm(2, 100)
     assert send(sink, 100, 300) is None
     assert table["position"].tolist() == [0, 0, 300, 0]
+    assert table["check"].tolist() == [0, 0, ~300, 0]
 
 
 def test_misuse_is_a_type_error_and_a_later_block_is_taken(desk: Sit) -> None:
@@ -608,7 +610,7 @@ def test_nothing_leaks(desk: Sit) -> None:
 
 def test_a_sink_in_its_own_dirty_list_is_garbage_collected(kind: str) -> None:
     dirty: list[Any] = []
-    sink = sink_type(kind)(-1, array("q", [0, 100, 0]), 100, dirty)
+    sink = sink_type(kind)(-1, array("q", [0, 100, 0, ~0]), 100, dirty)
     sink.arm(0, 0)
     sink(b"x")
     assert dirty == [sink]
@@ -644,7 +646,7 @@ def play(kind: str, path: Path, heads: list[int], gather: int, steps: list[tuple
         if what == "arm":
             sinks.append(d.armed(which, max(0, d.position(which) - one), mode=two, gather=gather, window=PAGE))
         elif what == "lower":
-            d.lower_stop(max(d.table[3 * which + 1] - one, d.position(which)), which)
+            d.lower_stop(max(d.table[WORDS * which + 1] - one, d.position(which)), which)
         elif what == "flush":
             d.flush()
         elif which < len(sinks):
@@ -665,7 +667,7 @@ def play(kind: str, path: Path, heads: list[int], gather: int, steps: list[tuple
         expected = bytearray(BLANK)
         for row, (start, stop) in enumerate(ROWS):
             position = d.position(row)
-            assert start <= position <= d.table[3 * row + 1] <= stop
+            assert start <= position <= d.table[WORDS * row + 1] <= stop
             expected[start:position] = BODY[start:position]
         assert held == expected
         seen.append(d.table.tolist())

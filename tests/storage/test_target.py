@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from fastidm.core.segments import ROW_BYTES
 from fastidm.errors import (
     ExistsError,
     FastidmError,
@@ -34,7 +35,7 @@ from fastidm.options import Options
 from fastidm.storage import linux, pages
 from fastidm.storage.journal import ROWS, Journal
 from fastidm.storage.pages import JOURNAL_SIZE
-from fastidm.storage.target import ROW, SMALL, Content, Resumable, Target
+from fastidm.storage.target import SMALL, Content, Resumable, Target
 
 URL = "https://user:secret@host/file?token=secret"
 MIB = 1 << 20
@@ -53,7 +54,7 @@ target.begin(Content(size, None, None))
 os.pwrite(target.fd, b"x" * written, 0)
 row = target.table.cast("q")
 row[1] = size
-row[2] = written
+row[2], row[3] = written, ~written
 print("holding", flush=True)
 sys.stdin.read()
 row.release()
@@ -70,14 +71,14 @@ def make(path: Path, **options: Any) -> Target:
 
 
 def rows(*segments: tuple[int, int, int]) -> bytes:
-    return b"".join(struct.pack("=3q", *segment) for segment in segments)
+    return b"".join(struct.pack("=4q", *segment, ~segment[2]) for segment in segments)
 
 
 def write(target: Target, start: int, stop: int, total: int = SIZE) -> None:
     """What sinks do: put bytes into the file, then move the position of row 0."""
     content = (SLICE * (total // len(SLICE) + 1))[:total]
     os.pwrite(target.fd, content[start:stop], start)
-    target.table[:ROW] = rows((start, total, stop))
+    target.table[:ROW_BYTES] = rows((start, total, stop))
 
 
 def begun(path: Path, content: Content = BIG, **options: Any) -> Target:
@@ -259,7 +260,7 @@ def test_a_large_download_has_a_journal_and_an_empty_table(tmp_path: Path) -> No
     target = begun(tmp_path / "file")
     assert target.has_journal
     assert target.size == SIZE
-    assert bytes(target.table) == bytes(ROWS * ROW)
+    assert bytes(target.table) == bytes(ROWS * ROW_BYTES)
     assert sorted(os.listdir(tmp_path)) == ["file.fastidm", "file.part"]
     assert (tmp_path / "file.fastidm").stat().st_mode & 0o777 == 0o600
     assert b"secret" not in (tmp_path / "file.fastidm").read_bytes()
@@ -272,7 +273,7 @@ def test_a_small_or_unknown_length_has_none_and_leaves_nothing_when_interrupted(
     assert not target.has_journal
     assert not target.map_allowed
     assert target.size == (-1 if total is None else total)
-    assert bytes(target.table) == bytes(ROW)
+    assert bytes(target.table) == bytes(ROW_BYTES)
     target.table.cast("q")[2] = 1
     assert os.listdir(tmp_path) == ["file.part"]
     target.checkpoint(bytes(target.table))
@@ -339,7 +340,7 @@ def test_what_an_interrupted_download_wrote_is_found_again(tmp_path: Path) -> No
     target = make(tmp_path / "file")
     assert target.prepare() == Resumable(BIG, [(0, 2 * MIB)], same_url=True)
     target.resume(rows((0, 2 * MIB, 2 * MIB), (2 * MIB, SIZE, 2 * MIB)))
-    assert bytes(target.table) == rows((0, 2 * MIB, 2 * MIB), (2 * MIB, SIZE, 2 * MIB)).ljust(ROWS * ROW, b"\0")
+    assert bytes(target.table) == rows((0, 2 * MIB, 2 * MIB), (2 * MIB, SIZE, 2 * MIB)).ljust(ROWS * ROW_BYTES, b"\0")
     assert (target.size, target.has_journal) == (SIZE, True)
     assert os.pread(target.fd, 100, 0) == SLICE[:100]
     target.close()
@@ -577,7 +578,7 @@ def test_a_kill_in_the_middle_of_resuming_never_leads_to_a_larger_claim(tmp_path
     os.pwrite(target.fd, bytes(MIB // 2), 2 * MIB)
     target.checkpoint(rows((0, 2 * MIB, MIB // 4), (2 * MIB, SIZE, 2 * MIB)))
     # The rows are in another order and cut differently afterwards, so that old and new words meet in one row.
-    target.table[: 2 * ROW] = rows((0, 2 * MIB, MIB // 2), (2 * MIB, SIZE, 5 * MIB // 2))
+    target.table[: 2 * ROW_BYTES] = rows((0, 2 * MIB, MIB // 2), (2 * MIB, SIZE, 5 * MIB // 2))
     target.close()
     truth, durable = [(0, MIB // 2), (2 * MIB, 5 * MIB // 2)], [(0, MIB // 4)]
     target = make(tmp_path / "file")
