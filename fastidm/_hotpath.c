@@ -8,8 +8,8 @@
  *          +---------------+-----------------+----------------------------+
  *          | overlap, map or a large block   | small block, PWRITE        | cursor at limit
  *          |                                 v                            v
- *          |                  stash: into the gather buffer,   drain, state FULL, short count
- *          |                  itself into `dirty`
+ *          |                  stash: into the gather buffer,   drain, then cross: compare `seam` bytes with
+ *          |                  itself into `dirty`              other rows' work; state FULL, short count
  *          v                                 |
  *        place <----- drain: buffer full, ---+
  *          |          flush() or limit
@@ -20,6 +20,7 @@
  * Rules:
  *   - `bounds` alone says what may be written, `place` alone has it written, `advance` alone moves `position`.
  *     Whatever arrives, nothing is written outside [position, least of stop and size).
+ *   - What comes after the row's stop is compared with what other rows claim there, for `seam` bytes, and never written.
  *   - A row is read anew for every piece: its owner may lower `stop`, and a second sink may move `position`.
  *   - No allocation and no exception per block. What goes wrong ends in FAILED, with an errno or a mismatch.
  *   - The GIL is let go around pwrite, pread and madvise; `busy` keeps other threads out of the sink meanwhile.
@@ -68,7 +69,9 @@ typedef struct {
     Py_buffer table;   /* table.obj is NULL when closed */
     Py_ssize_t row;    /* -1: not armed */
     int fd, state, mode, error, busy, cannot_populate;
+    int crossing;      /* the row is full, what comes now is the seam */
     long long size, page, cursor, received, written, mismatch, cost_ns, cost_bytes;
+    long long seam;    /* bytes after the row's stop that are still to be compared */
     long long position, limit; /* of the row, as `bounds` has last seen them */
     char *buffer;      /* holds the file's [cursor - fill, cursor); NULL unless fill > 0 */
     Py_ssize_t fill, gather;
@@ -325,17 +328,54 @@ static int stash(Sink *s, const char *data, Py_ssize_t length)
     return s->cursor % s->gather == 0 ? drain(s) : 0;
 }
 
+/* How many bytes from `at` on some row claims. */
+static long long claimed(const Sink *s, long long at)
+{
+    const int64_t *row = s->table.buf, *end = row + s->table.len / (Py_ssize_t)sizeof(int64_t);
+    long long most = 0;
+    for (; row < end; row += WORDS) {
+        long long position = __atomic_load_n(row + POSITION, __ATOMIC_ACQUIRE);
+        if (row[START] <= at && position - at > most) most = position - at;
+    }
+    return most;
+}
+
+/* Beyond the row's stop nothing is written: what other rows have there already is compared, and the rest let go.
+ * The number of bytes taken, or -1. */
+static Py_ssize_t cross(Sink *s, const char *data, Py_ssize_t length)
+{
+    Py_ssize_t n = least(length, s->seam);
+    if (compare(s, data, least(n, claimed(s, s->cursor)), s->cursor) < 0) return -1;
+    s->cursor += n;
+    s->received += n;
+    s->seam -= n;
+    if (s->seam == 0) s->state = FULL;
+    return n;
+}
+
+/* Nothing is left to be written. */
+static void fill_up(Sink *s)
+{
+    if (s->seam > 0) s->crossing = 1;
+    else s->state = FULL;
+}
+
 /* The number of bytes taken while ARMED; less than `length` ends the transfer. */
 static Py_ssize_t take(Sink *s, const char *data, Py_ssize_t length)
 {
     Py_ssize_t taken = 0;
     for (int result = 0; result == 0;) {
+        if (s->crossing) {
+            Py_ssize_t n = cross(s, data + taken, length - taken);
+            return n < 0 ? 0 : taken + n;
+        }
         if (bounds(s, s->cursor - s->fill) < 0) break;
         if (s->cursor >= s->limit) {
             if (drain(s) < 0) break;
             unmap(s);
-            s->state = FULL;
-            return taken;
+            fill_up(s);
+            if (s->state == FULL) return taken;
+            continue;
         }
         if (taken == length) return taken;
         Py_ssize_t n = least(length - taken, s->limit - s->cursor);
@@ -389,8 +429,8 @@ static PyObject *sink_flush(PyObject *self, PyObject *Py_UNUSED(ignored))
     Sink *s = (Sink *)self;
     if (s->fill > 0) {
         if (enter(s) < 0) return NULL;
-        /* FULL: the stop has come down to what was gathered. */
-        if (drain(s) == 0 && bounds(s, 0) == 0 && s->cursor >= s->limit) s->state = FULL;
+        /* The stop may have come down to what was gathered. */
+        if (drain(s) == 0 && bounds(s, 0) == 0 && s->cursor >= s->limit) fill_up(s);
         s->busy = 0;
     }
     return PyBool_FromLong(s->state != FAILED);
@@ -400,15 +440,17 @@ static PyObject *sink_arm(PyObject *self, PyObject *args)
 {
     Sink *s = (Sink *)self;
     Py_ssize_t row, rows = s->table.len / (Py_ssize_t)(WORDS * sizeof(int64_t));
-    long long cursor;
-    if (!PyArg_ParseTuple(args, "nL:arm", &row, &cursor)) return NULL;
+    long long cursor, seam = 0;
+    if (!PyArg_ParseTuple(args, "nL|L:arm", &row, &cursor, &seam)) return NULL;
     if (s->state != HOLD) return PyErr_Format(PyExc_ValueError, "cannot arm a sink that is %s", state_names[s->state]);
     if (row < 0 || row >= rows) return PyErr_Format(PyExc_ValueError, "there is no row %zd", row);
     const int64_t *w = (int64_t *)s->table.buf + WORDS * row;
     if (w[START] < 0 || w[POSITION] < w[START] || w[STOP] < w[POSITION] || cursor < 0 || cursor > w[POSITION])
         return PyErr_Format(PyExc_ValueError, "row %zd, cursor %lld: out of order", row, cursor);
+    if (seam < 0 || seam > LARGEST) return PyErr_Format(PyExc_ValueError, "no seam has %lld bytes", seam);
     s->row = row;
     s->cursor = cursor;
+    s->seam = seam;
     s->state = ARMED;
     Py_RETURN_NONE;
 }

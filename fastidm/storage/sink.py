@@ -100,6 +100,8 @@ class PureSink:
         self._map_start = self._map_stop = self._ready = 0
         self._can_populate = True
         self._position = self._limit = 0
+        self._seam = 0  # bytes after the row's stop that are still to be compared
+        self._crossing = False  # the row is full, what comes now is the seam
         self.mode = mode
 
     @property
@@ -114,10 +116,13 @@ class PureSink:
         self._mode = PWRITE if self._size < 0 else mode
         self.cost_ns = self.cost_bytes = 0
 
-    def arm(self, row: int, cursor: int, /) -> None:
+    def arm(self, row: int, cursor: int, seam: int = 0, /) -> None:
         """From HOLD: the body goes to `row`, and begins at file offset `cursor`, at or below the row's position.
 
-        Bytes below the position are compared with the file. Raises `ValueError` for a row or cursor that cannot be.
+        Bytes below the position are compared with the file. Of what comes after the row's stop, `seam` bytes are compared
+        with what other rows claim there, and let go where none does; then the sink is FULL.
+
+        Raises `ValueError` for a row, cursor or seam that cannot be.
         """
         if self.state != HOLD:
             raise ValueError(f"cannot arm a sink that is {STATE_NAMES[self.state]}")
@@ -126,7 +131,9 @@ class PureSink:
         start, stop, position, _ = self._table[WORDS * row : WORDS * (row + 1)]
         if not 0 <= start <= position <= stop or not 0 <= cursor <= position:
             raise ValueError(f"row {row}, cursor {cursor}: out of order")
-        self.row, self.cursor, self.state = row, cursor, ARMED
+        if not 0 <= seam <= _LARGEST:
+            raise ValueError(f"no seam has {seam} bytes")
+        self.row, self.cursor, self._seam, self.state = row, cursor, seam, ARMED
 
     def __call__(self, block: ReadableBuffer, /) -> int | None:
         """Take one block. Returns None: taken; `PAUSE`: on HOLD, not taken; less than its length: end the transfer."""
@@ -151,8 +158,8 @@ class PureSink:
             except OSError as error:
                 self._fail(error)
             else:
-                if self.cursor >= self._limit:
-                    self.state = FULL  # the stop has come down to what was gathered
+                if self.cursor >= self._limit:  # the stop has come down to what was gathered
+                    self._fill_up()
         return self.state != FAILED
 
     def close(self) -> None:
@@ -206,12 +213,16 @@ class PureSink:
     def _take(self, data: memoryview) -> int:
         taken = 0
         while True:
+            if self._crossing:
+                return taken + self._cross(data[taken:])
             self._bounds(self.cursor - len(self._gathered))
             if self.cursor >= self._limit:
                 self._drain()
                 self._unmap()
-                self.state = FULL
-                return taken
+                self._fill_up()
+                if self.state == FULL:
+                    return taken
+                continue
             if taken == len(data):
                 return taken
             n = min(len(data) - taken, self._limit - self.cursor)
@@ -230,6 +241,25 @@ class PureSink:
             else:
                 self._stash(data[taken : taken + n])
             taken += n
+
+    def _fill_up(self) -> None:
+        """Nothing is left to be written."""
+        if self._seam:
+            self._crossing = True
+        else:
+            self.state = FULL
+
+    def _cross(self, data: memoryview) -> int:
+        """Compare what other rows have beyond the row's stop, and let the rest go; the number of bytes taken."""
+        data, rows = data[: self._seam], self._table
+        ends = (rows[at + 2] for at in range(0, len(rows), WORDS) if rows[at] <= self.cursor)
+        self._compare(data[: max(0, max(ends) - self.cursor)], self.cursor)
+        self.cursor += len(data)
+        self.received += len(data)
+        self._seam -= len(data)
+        if not self._seam:
+            self.state = FULL
+        return len(data)
 
     def _stash(self, data: memoryview) -> None:
         """Gather the last bytes before the cursor; they do not go beyond the next multiple of `gather`."""

@@ -60,9 +60,9 @@ class Desk:
         options = {"fd": self.fd, "size": self.size} | options
         return sink_type(self.kind)(options.pop("fd"), self.table, options.pop("size"), self.dirty, **options)
 
-    def armed(self, row: int = 0, cursor: int | None = None, **options: Any) -> Any:
+    def armed(self, row: int = 0, cursor: int | None = None, seam: int = 0, **options: Any) -> Any:
         sink = self.sink(**options)
-        sink.arm(row, self.position(row) if cursor is None else cursor)
+        sink.arm(row, self.position(row) if cursor is None else cursor, seam)
         return sink
 
     def position(self, row: int = 0) -> int:
@@ -620,6 +620,70 @@ def test_a_sink_in_its_own_dirty_list_is_garbage_collected(kind: str) -> None:
     assert gone() is None
 
 
+# ---- the seam to the next row ----
+
+
+@pytest.mark.parametrize("step", [1, 333, 10_000])
+def test_what_comes_after_the_stop_is_compared_with_what_other_rows_have(desk: Sit, mode: int, step: int) -> None:
+    d = desk((0, 5000, 0), (5000, SIZE, 9000))
+    sink = d.armed(0, 0, 1000, mode=mode)
+    assert send(sink, 0, 6000, step) is None
+    assert (sink.state, sink.cursor, sink.received, sink.written) == (sink.FULL, 6000, 6000, 5000)
+    assert d.holds((0, 9000))
+    assert sink(b"more") == 0
+
+
+def test_the_row_is_complete_before_its_seam_comes(desk: Sit, mode: int) -> None:
+    d = desk((0, 5000, 0), (5000, SIZE, 9000))
+    sink = d.armed(0, 0, 1000, mode=mode)
+    assert send(sink, 0, 5000) is None
+    d.flush()
+    assert (sink.state, d.position(0)) == (sink.ARMED, 5000)
+
+
+@pytest.mark.parametrize("at", [5000, 5001, 5999])
+def test_a_seam_that_does_not_fit_fails_the_sink_and_nothing_of_it_is_written(desk: Sit, mode: int, at: int) -> None:
+    d = desk((0, 5000, 0), (5000, SIZE, 9000))
+    sink = d.armed(0, 0, 1000, mode=mode)
+    other = bytearray(BODY)
+    other[at] ^= 1
+    assert send(sink, 0, 6000, 777, bytes(other)) == 0
+    assert (sink.state, sink.errno, sink.mismatch) == (sink.FAILED, 0, at)
+    assert d.holds((0, 9000))
+
+
+@pytest.mark.parametrize("reached", [5000, 5400])
+def test_a_seam_is_let_go_where_no_row_has_anything(desk: Sit, mode: int, reached: int) -> None:
+    d = desk((0, 5000, 0), (5000, SIZE, reached))
+    sink = d.armed(0, 0, 1000, mode=mode)
+    other = bytearray(BODY)
+    other[5500:] = bytes(len(other) - 5500)
+    assert send(sink, 0, 6000, 7000, bytes(other)) is None
+    assert sink.state == sink.FULL
+    assert d.holds((0, reached))
+
+
+def test_a_lowered_stop_moves_the_seam(desk: Sit, mode: int) -> None:
+    d = desk((0, SIZE, 0), (0, 0, 0), (0, 0, 0))
+    sink = d.armed(0, 0, 1000, mode=mode)
+    assert send(sink, 0, 2000) is None
+    d.table[WORDS : 2 * WORDS] = array("q", [4000, SIZE, 4000, ~4000])
+    d.lower_stop(4000)
+    right = d.armed(1, 4000, mode=mode)
+    assert send(right, 4000, 6000) is None
+    d.flush()
+    other = bytearray(BODY)
+    other[4999] ^= 1
+    assert send(sink, 2000, 6000, body=bytes(other)) == 0
+    assert sink.mismatch == 4999
+
+
+@pytest.mark.parametrize("seam", [-1, (1 << 30) + 1])
+def test_a_seam_out_of_range_is_refused(desk: Sit, seam: int) -> None:
+    with pytest.raises(ValueError):
+        desk().armed(0, 0, seam)
+
+
 # ---- both at once ----
 
 ROWS = [(100, 5000), (5000, 5001), (6000, 6000 + 2 * PAGE), (SIZE - 3000, SIZE)]
@@ -644,7 +708,8 @@ def play(kind: str, path: Path, heads: list[int], gather: int, steps: list[tuple
     seen: list[Any] = []
     for what, which, one, two in steps:
         if what == "arm":
-            sinks.append(d.armed(which, max(0, d.position(which) - one), mode=two, gather=gather, window=PAGE))
+            cursor, seam = max(0, d.position(which) - one), (0, 40, 3000)[one % 3]
+            sinks.append(d.armed(which, cursor, seam, mode=two, gather=gather, window=PAGE))
         elif what == "lower":
             d.lower_stop(max(d.table[WORDS * which + 1] - one, d.position(which)), which)
         elif what == "flush":
