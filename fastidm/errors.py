@@ -25,7 +25,7 @@ Rules of this module:
     │   ├── LockedError 11           another process downloads to this target
     │   ├── ExistsError 12
     │   ├── UnsafePathError 13
-    │   ├── IntegrityError 15        wrong checksum
+    │   ├── IntegrityError 15        wrong checksum, or parts that do not fit together
     │   └── JournalVersionError 20   written by a newer fastidm
 """
 
@@ -146,7 +146,7 @@ class ProtocolError(RemoteError):
 
 
 class IntegrityError(StorageError):
-    """The finished file does not have the checksum that was asked for."""
+    """The file does not have the checksum that was asked for, or the parts that the server sent do not fit together."""
 
     exit_code = 15
     name = "integrity"
@@ -203,7 +203,7 @@ EXIT_CODES: dict[int, tuple[str, str]] = {
     12: ("exists", "a file of that name exists"),
     13: ("unsafe_path", "a path that may not be written"),
     14: ("protocol", "an answer that cannot be trusted or placed"),
-    15: ("integrity", "the checksum is wrong"),
+    15: ("integrity", "the checksum is wrong, or parts of the file do not fit together"),
     16: ("tls", "the certificate or the handshake was refused"),
     17: ("redirect", "too many redirects, or to a forbidden place"),
     18: ("auth", "the server or proxy wants other credentials"),

@@ -118,6 +118,7 @@ class RunningTask:
         self._throttled_at = float("-inf")
         self._taken = 0
         self._abandoned = False
+        self._worthless = False
         self.ended = False
 
     # ------------------------------------------------------------------ what the engine calls
@@ -218,7 +219,7 @@ class RunningTask:
         if transfer is None:
             return
         sink = self._sinks[action.connection] = self._new_sink()
-        sink.arm(action.row, action.cursor)
+        sink.arm(action.row, action.cursor, action.seam)
         transfer.receive_into(sink)
         transfer.go_on()
         self._settle()
@@ -259,6 +260,7 @@ class RunningTask:
         target = self._target
         assert target is not None
         if anew:
+            self._worthless = False
             target.table[:] = self.machine.rows_anew(len(target.table) // ROW_BYTES)
         table = SegmentTable(target.table)
         self._mode = IoMode(self.options.io if target.map_allowed else "pwrite", target.size, self.options.connections)
@@ -271,6 +273,7 @@ class RunningTask:
     def _discard(self, action: Discard) -> None:
         """Nothing to do yet: `Target.begin` replaces what is there, once the server has said what it has instead."""
         self._resumed = 0
+        self._worthless = action.worthless
 
     def _finish(self, action: Finish) -> None:
         target = self._target
@@ -291,7 +294,7 @@ class RunningTask:
         if self._disk_busy:
             self._after_disk.append(partial(self._close, action))
         elif self._target is not None:
-            self._target.close()
+            self._target.close(keep=not self._worthless)
 
     # ------------------------------------------------------------------ what connections tell
 
@@ -300,7 +303,7 @@ class RunningTask:
         """The head of an answer is complete. Called by libcurl: what the machine wishes is done later."""
         place = self.machine.head(id, head, monotonic(), time())
         if isinstance(place, Arm):
-            self._sinks[id].arm(place.row, place.cursor)
+            self._sinks[id].arm(place.row, place.cursor, place.seam)
 
     @contained
     def _end_of(self, id: int, code: int, message: str) -> None:

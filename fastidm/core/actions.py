@@ -30,6 +30,8 @@ class Arm(NamedTuple):
     connection: int
     row: int
     cursor: int
+    seam: int
+    """Bytes after the segment's stop that are compared, as far as the next segment has them."""
 
 
 class Cancel(NamedTuple):
@@ -47,7 +49,10 @@ class Open(NamedTuple):
 
 
 class Discard(NamedTuple):
-    """What was written is worth nothing: the task begins anew, and the next `Open` replaces it."""
+    """The task begins anew: the next `Open` replaces what was written."""
+
+    worthless: bool = False
+    """What was written is nobody's file: it is not to be kept even if there is no next `Open`."""
 
 
 class Finish(NamedTuple):

@@ -20,7 +20,10 @@ from fastidm.core.scheduler import HEDGE_BYTES, HEDGE_SHARE, Ramp, Runner, plan_
 from fastidm.core.segments import UNKNOWN, SegmentTable
 
 OVERLAP = 4096
-"""Bytes before a resumed segment's position that are fetched again and compared, to prove that the content is the same."""
+"""Bytes that are fetched again and compared, to prove that the content is the same: before a resumed segment's position, and at
+every seam between two segments, by whichever connection comes to it second."""
+SEAM_SECONDS = 1.0
+"""How long a connection whose segment is full is left to the comparison of the seam."""
 
 
 class Connections:
@@ -47,6 +50,7 @@ class Connections:
         self._past: deque[float] = deque(maxlen=32)
         """Speeds of the connections that ended last: those that are left over are no measure of what a new one brings."""
         self._unproven: set[int] = set()
+        self._earlier: list[tuple[int, int]] = []
         self._relieved: dict[int, float] = {}
         self._hedged = 0
 
@@ -94,6 +98,15 @@ class Connections:
         """Go on counting where those of an earlier attempt stopped."""
         self.peak, self.lost, self._last_id = before.peak, before.lost, before._last_id
 
+    def outdated(self, connection: Connection, at: int) -> bool:
+        """Whether byte `at`, which differs from what a connection brought, shows that the remote file changed since an earlier
+        run. Otherwise bytes of this run contradict each other: the connection was past the overlap and has written some.
+        """
+        row = connection.row
+        if row is None or at >= self._table().stop(row):
+            return False
+        return (row in self._unproven or at < self._table().start(row)) and any(a <= at < b for a, b in self._earlier)
+
     def proved(self, connection: Connection) -> bool:
         """Whether its overlap was compared to the end; then the segment need not be proved again."""
         if connection.row is None or connection.received < connection.overlap:
@@ -125,6 +138,7 @@ class Connections:
         self.table = table
         if resumed:
             self._unproven = {row for row in table.order if table.position(row) > table.start(row)}
+            self._earlier = [(table.start(row), table.position(row)) for row in self._unproven]
         for connection in list(self._running.values()):
             arm = self.place(connection, now)
             if arm is not None:
@@ -147,7 +161,7 @@ class Connections:
         busy = len(self.busy)
         self.peak = max(self.peak, busy)
         self.ramp.answered(busy, now, sum(1 for c in self._running.values() if c.head_at is None))
-        return Arm(connection.id, row, connection.first or 0)
+        return Arm(connection.id, row, connection.first or 0, OVERLAP if self.ranges else 0)
 
     def _row_for(self, connection: Connection) -> int | None:
         """The segment that a connection may fill, cut from its victim if need be; None: there is none any more."""
@@ -199,10 +213,41 @@ class Connections:
         if not self.ranges:
             self.request(Role.FILL, None, None, row, now)
             return True
-        start, stop, position = table[row]
-        first = max(start, position - OVERLAP) if row in self._unproven else position
-        self.request(Role.FILL, first, stop - 1, row, now, fresh=row in self._relieved)
+        start, _, position = table[row]
+        if row in self._unproven:
+            first = max(start, position - OVERLAP)
+        else:
+            first = position if position > start else self._across_the_seam(row)
+        self.request(Role.FILL, first, self._last(row), row, now, fresh=row in self._relieved)
         return True
+
+    def _across_the_seam(self, row: int) -> int:
+        """Where a request for an untouched segment begins: within the segment before it, if that one is written."""
+        table, start = self._table(), self._table().start(row)
+        before = table.order.index(row) - 1
+        if before < 0 or table.remaining(table.order[before]):
+            return start  # its own connection will come here, and compare
+        return max(table.start(table.order[before]), start - OVERLAP)
+
+    def _last(self, row: int) -> int:
+        """The last byte to ask for: a little of the next segment, to compare the seam."""
+        table = self._table()
+        return min(table.stop(row) + OVERLAP, table.size) - 1
+
+    def _crossing(self, connection: Connection, now: float) -> bool:
+        """Whether it has filled its segment and is now comparing the seam to the next one."""
+        table, row = self._table(), connection.row
+        if row is None or table.remaining(row) or not self.ranges or table.stop(row) == table.size:
+            return False
+        if (connection.first or 0) + connection.received < table.stop(row):
+            return False  # another one was faster
+        if connection.full_at is None:
+            connection.full_at = now
+        return now - connection.full_at < SEAM_SECONDS
+
+    def crossing(self, now: float) -> bool:
+        """Whether a seam is being compared; all other connections have nothing left to do once the table is complete."""
+        return any(self._crossing(c, now) for c in self._running.values())
 
     def _split(self, now: float) -> bool:
         """Open a connection for the back of a running segment."""
@@ -216,7 +261,7 @@ class Connections:
         cut = plan_split(self._runners(now, speed), speed, self._cost)
         if cut is None or table.room() <= pending:
             return False
-        self.request(Role.SPLIT, cut.at, table.stop(cut.row) - 1, cut.row, now)
+        self.request(Role.SPLIT, cut.at, self._last(cut.row), cut.row, now)
         return True
 
     def _hedge(self, now: float) -> bool:
@@ -229,7 +274,7 @@ class Connections:
         if slowest is None:
             return False
         self._hedged += slowest.stop - slowest.position
-        self.request(Role.HEDGE, slowest.position, slowest.stop - 1, slowest.row, now)
+        self.request(Role.HEDGE, slowest.position, self._last(slowest.row), slowest.row, now)
         return True
 
     def _take_over(self, now: float) -> bool:
@@ -298,7 +343,8 @@ class Connections:
             assert row is not None
             left = table.remaining(row)
             if left == 0:
-                self.cancel(connection)
+                if not self._crossing(connection, now):
+                    self.cancel(connection)
             elif now - self._relieved.get(row, float("-inf")) > health.RELIEF_PAUSE and (
                 health.stalled(connection, now) or health.crawling(connection, expected, eta, left, now)
             ):

@@ -44,11 +44,12 @@ class Connection:
 
     `url` is where it went; `first` and `last`, the range asked for (inclusive; None: from the start without Range, or to the
     end); `target`, the segment it was opened for; `row`, the segment that it fills, None before its answer was accepted;
-    `overlap`, bytes at the start of the body that are only compared.
+    `overlap`, bytes at the start of the body that are only compared; `full_at`, when its segment was seen to be full.
     """
 
     __slots__ = (
-        "average", "born", "first", "head_at", "heard_at", "id", "last", "overlap", "received", "role", "row", "target", "url"
+        "average", "born", "first", "full_at", "head_at", "heard_at", "id", "last", "overlap", "received", "role", "row",
+        "target", "url",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +64,7 @@ class Connection:
         self.row: int | None = None
         self.born = self.heard_at = now
         self.head_at: float | None = None
+        self.full_at: float | None = None
         self.received = 0
         self.overlap = 0
         self.average = SpeedAverage(now, memory=1.0)

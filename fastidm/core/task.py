@@ -50,6 +50,7 @@ from fastidm.errors import (
     AuthError,
     ContentChangedError,
     FastidmError,
+    IntegrityError,
     NetworkError,
     NotFoundError,
     ProtocolError,
@@ -78,7 +79,8 @@ class TaskMachine:
         """Bytes per second, over the last seconds."""
         self._chance = chance
         self._restarted = False
-        self.connections = Connections(self.actions, url, options.connections)
+        self._ceiling = options.connections
+        self.connections = Connections(self.actions, url, self._ceiling)
         self._forget(0.0)
 
     def _forget(self, now: float) -> None:
@@ -176,13 +178,16 @@ class TaskMachine:
         if connection.count(end.received, now):
             self._heard_at = now
         self.connections.pop(id)
-        if self.connections.proved(connection):
+        if end.mismatch is None and self.connections.proved(connection):
             self._verifying = False
         if end.error is not None:
             self.fail(end.error)
         elif end.mismatch is not None:
-            what = f"the remote file differs from what was received, at byte {end.mismatch}"
-            self._content_changed(ContentChangedError(what), now)
+            if self.connections.outdated(connection, end.mismatch):
+                what = f"the remote file differs from what was received, at byte {end.mismatch}"
+                self._content_changed(ContentChangedError(what), now)
+            else:
+                self._parts_disagree(end.mismatch, now)
         elif end.trouble is not None and end.trouble not in PASSING:
             self.fail(final_error(end.trouble, end.detail))
         elif self.phase is Phase.RECEIVING and connection.receiving and not self._verifying:
@@ -253,7 +258,7 @@ class TaskMachine:
     def rows_anew(self, capacity: int) -> bytes:
         """The rows of a file of which nothing is written yet, for a table of `capacity` rows."""
         size = UNKNOWN if self.content.total is None else self.content.total
-        cuts = first_cut(size, self.options.connections) if self.connections.ranges else []
+        cuts = first_cut(size, self._ceiling) if self.connections.ranges else []
         return bytes(tile(size, cuts, capacity))
 
     # ------------------------------------------------------------------ answers
@@ -422,10 +427,23 @@ class TaskMachine:
         if self.options.on_change != "restart" or self._restarted:
             self.fail(_with_way_out(error))
             return
+        self._begin_anew(error, now)
+
+    def _parts_disagree(self, at: int, now: float) -> None:
+        """Two answers of this run differ where they overlap, and nobody can say which is right: all of it is worthless."""
+        what = f"the parts that the server sent do not fit together, at byte {at}"
+        if self.options.on_change != "restart" or self._restarted:
+            self.actions.append(Discard(worthless=True))
+            self.fail(IntegrityError(what, "nothing was kept; --conn 1 asks for the file in one piece"))
+        else:
+            self._ceiling = 1  # one piece has no seams
+            self._begin_anew(IntegrityError(what), now, worthless=True)
+
+    def _begin_anew(self, error: FastidmError, now: float, worthless: bool = False) -> None:
         self._restarted = True
         self.connections.cancel_all()
         self._enter("restart")
-        self.actions += [Discard(), Notify(f"{error.message}; beginning anew", 0.0, 0)]
+        self.actions += [Discard(worthless), Notify(f"{error.message}; beginning anew", 0.0, 0)]
         self._begin(now)
         self._probe(now)
 
@@ -434,7 +452,7 @@ class TaskMachine:
     def _begin(self, now: float) -> None:
         self._forget(now)
         before = self.connections
-        self.connections = Connections(self.actions, self.url, self.options.connections)
+        self.connections = Connections(self.actions, self.url, self._ceiling)
         self.connections.take_after(before)
 
     def _probe(self, now: float) -> None:
@@ -445,7 +463,7 @@ class TaskMachine:
             table = SegmentTable(bytearray(self._rows))
             row = next((r for r in table.order if table.remaining(r)), table.order[-1])
             start, stop, position = table[row]
-            first, last = max(start, position - OVERLAP), stop - 1
+            first, last = max(start, position - OVERLAP), min(stop + OVERLAP, table.size) - 1
         self.connections.request(Role.PROBE, first, last, None, now)
 
     def _assign(self, now: float) -> None:
@@ -457,6 +475,8 @@ class TaskMachine:
             if not self.connections and now >= self._not_before:
                 self._probe(now)
         elif table.complete():
+            if self.connections.crossing(now):
+                return
             self.connections.cancel_all()
             self._enter("complete")
             self.actions.append(Finish(table.size))
@@ -465,7 +485,7 @@ class TaskMachine:
 
     def _rows_of(self, resumed: Resumed) -> bytes:
         size = resumed.content.total or 0
-        return bytes(restore(size, resumed.claims, first_cut(size, self.options.connections), resumed.capacity))
+        return bytes(restore(size, resumed.claims, first_cut(size, self._ceiling), resumed.capacity))
 
     def _not_ours(self, resumed: Resumed | None, seen: Content) -> ContentChangedError | None:
         """The error if what an earlier run left is not part of the file that the server has."""

@@ -182,8 +182,16 @@ class Target:
         except StorageError:
             pass  # the file is complete and in its place; a journal without a part file is worth nothing
 
-    def close(self) -> None:
-        """Close everything and keep what can be resumed; what cannot is removed. Idempotent, raises nothing."""
+    def close(self, keep: bool = True) -> None:
+        """Close everything and keep what can be resumed; what cannot is removed. Idempotent, raises nothing.
+
+        `keep`: False removes all.
+        """
+        if not keep:
+            try:
+                self.discard()
+            except StorageError:
+                pass  # it is closed all the same
         part, journal = self._let_go()
         try:
             if journal is not None:

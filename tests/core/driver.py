@@ -168,32 +168,36 @@ class MemorySink:
         self.row: int | None = None
         self.cursor = self.received = 0
         self.mismatch = -1
-        self.broken = self.full = False
+        self.broken = self.full = self.crossing = False
+        self.seam = 0
 
-    def arm(self, row: int, cursor: int) -> None:
+    def arm(self, row: int, cursor: int, seam: int) -> None:
         start, stop, position = self._words[WORDS * row : WORDS * row + 3]
         assert self.row is None and 0 <= start <= position <= stop and 0 <= cursor <= position
-        self.row, self.cursor = row, cursor
+        self.row, self.cursor, self.seam = row, cursor, seam
 
     def take(self, block: bytes) -> int:
         """The number of bytes taken; less than there are: the transfer is to end."""
         assert self.row is not None
         taken = 0
         while taken < len(block):
+            if self.crossing:
+                return taken + self._cross(block[taken:])
             start, stop, position = self._words[WORDS * self.row : WORDS * self.row + 3]
             if not 0 <= start <= position or position < self.cursor:
                 self.broken = True
                 return taken
             if self.cursor >= stop:
-                self.full = True
-                return taken
+                self.crossing = self.seam > 0
+                self.full = not self.crossing
+                if self.full:
+                    return taken
+                continue
             limit = position if self.cursor < position else stop
             piece = block[taken : taken + limit - self.cursor]
             end = self.cursor + len(piece)
             if self.cursor < position:
-                held = self._file[self.cursor : end]
-                if held != piece:
-                    self.mismatch = self.cursor + next(i for i, byte in enumerate(held) if byte != piece[i])
+                if not self._same(piece):
                     return taken
             else:
                 self._file[self.cursor : end] = piece
@@ -202,6 +206,24 @@ class MemorySink:
             self.received += len(piece)
             taken += len(piece)
         return taken
+
+    def _cross(self, block: bytes) -> int:
+        """Beyond the row's stop: what other rows have is compared, the rest is let go."""
+        block = block[: self.seam]
+        held = max(self._words[at + 2] for at in range(0, len(self._words), WORDS) if self._words[at] <= self.cursor)
+        if not self._same(block[: max(0, held - self.cursor)]):
+            return 0
+        self.cursor += len(block)
+        self.received += len(block)
+        self.seam -= len(block)
+        self.full = self.seam == 0
+        return len(block)
+
+    def _same(self, piece: bytes) -> bool:
+        held = self._file[self.cursor : self.cursor + len(piece)]
+        if held != piece:
+            self.mismatch = self.cursor + next(i for i, byte in enumerate(held) if byte != piece[i])
+        return held == piece
 
 
 @dataclass
@@ -341,7 +363,7 @@ class World:
             place = self.machine.head(id, Head(reply.status, reply.fields), self.now, UTC + self.now)
             if isinstance(place, Arm):
                 assert wire.sink is not None, "a body was placed before the storage was open"
-                wire.sink.arm(place.row, place.cursor)
+                wire.sink.arm(place.row, place.cursor, place.seam)
         elif wire.told and not held_back and wire.sink is not None and wire.sink.row is not None:
             wire.credit += STEP * (reply.rate(self.now) if callable(reply.rate) else reply.rate)
             end = len(reply.body) if reply.cut is None else min(reply.cut, len(reply.body))
@@ -369,10 +391,10 @@ class World:
                 reply = self.server.answer(Ask(len(self.server.asked) + 1, url, first, last, others, self.now))
                 sink = MemorySink(self.file, self.table) if self.machine.phase is Phase.RECEIVING else None
                 self.wires[id] = Wire(action, reply, self.now, sink)
-            case Arm(id, row, cursor):
+            case Arm(id, row, cursor, seam):
                 if id in self.wires:
                     sink = self.wires[id].sink = MemorySink(self.file, self.table)
-                    sink.arm(row, cursor)
+                    sink.arm(row, cursor, seam)
             case Cancel(id):
                 wire = self.wires.pop(id, None)
                 self.taken += wire.sink.received if wire and wire.sink else 0

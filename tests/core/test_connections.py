@@ -75,13 +75,18 @@ def cancelled(desk: Desk) -> list[int]:
 def test_every_segment_gets_a_connection_from_the_front_on() -> None:
     desk = Desk(tile(4 * MIB, [MIB, 2 * MIB, 3 * MIB], 10))
     connections = desk.open_all()
-    assert sorted((c.first, c.last) for c in connections) == [(n * MIB, (n + 1) * MIB - 1) for n in range(4)]
+    assert sorted((c.first, c.last) for c in connections) == [
+        (n * MIB, min((n + 1) * MIB + OVERLAP, 4 * MIB) - 1) for n in range(4)
+    ]
     assert len({c.row for c in connections}) == 4 == desk.connections.peak
 
 
 def test_a_written_segment_gets_none_and_a_half_written_one_is_asked_for_from_its_position() -> None:
     desk = Desk(restore(4 * MIB, [(0, MIB), (2 * MIB, 3 * MIB)], (), 10))
-    assert sorted((c.first, c.last) for c in desk.open_all()) == [(MIB, 2 * MIB - 1), (3 * MIB, 4 * MIB - 1)]
+    assert sorted((c.first, c.last) for c in desk.open_all()) == [
+        (MIB, 2 * MIB + OVERLAP - 1),
+        (3 * MIB, 4 * MIB - 1),
+    ]
 
 
 def test_what_an_earlier_run_wrote_is_asked_for_again_a_little_and_only_once() -> None:
@@ -111,7 +116,7 @@ def test_a_server_without_ranges_is_asked_for_everything_by_one_connection() -> 
     desk = Desk(restore(4 * MIB, [(0, MIB)], (), 10), ceiling=1, ranges=False, resumed=True)
     (request,) = desk.assign()
     assert (request.first, request.last) == (None, None)
-    assert desk.answer(request.connection) == Arm(request.connection, desk.table.order[0], 0)
+    assert desk.answer(request.connection) == Arm(request.connection, desk.table.order[0], 0, 0)
 
 
 def test_the_ceiling_is_never_passed() -> None:
@@ -134,7 +139,7 @@ def test_a_running_segment_is_cut_when_the_new_connection_is_answered_and_not_be
     assert second.last == 16 * MIB - 1 and second.first is not None
     assert len(desk.table.order) == 1
     arm = desk.answer(second.connection)
-    assert arm == Arm(second.connection, desk.table.order[1], second.first)
+    assert arm == Arm(second.connection, desk.table.order[1], second.first, OVERLAP)
     assert desk.table[desk.table.order[0]].stop == desk.table[desk.table.order[1]].start == second.first
     assert not cancelled(desk)
 
