@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from fastidm.background import Background
+from fastidm.core.hosts import Hosts
 from fastidm.events import Event
 from fastidm.net.transfers import Transfers
 from fastidm.options import Options
@@ -33,6 +34,7 @@ class Engine:
         self._dirty: list[PureSink] = []
         self._transfers = Transfers(self._settle)
         self._background = Background(self._transfers.wake)
+        self._hosts = Hosts()
         self._tasks: list[RunningTask] = []
         self._stop_at = float("inf")
         self._calls: deque[Callable[[], None]] = deque()
@@ -44,7 +46,9 @@ class Engine:
 
     def add(self, url: str, options: Options, observer: Callable[[Event], None]) -> RunningTask:
         """Take a task in; the loop starts it. In the engine's thread only."""
-        task = RunningTask(url, options, self._transfers, self._background, self._dirty, self._settle, observer)
+        task = RunningTask(
+            url, options, self._transfers, self._hosts, self._background, self._dirty, self._settle, observer
+        )
         self._tasks.append(task)
         self.call(lambda: task.start(monotonic()))
         return task

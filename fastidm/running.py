@@ -27,15 +27,16 @@ from fastidm.core.actions import (
     Request,
     Resumed,
 )
+from fastidm.core.hosts import Hosts
 from fastidm.core.phase import Phase
 from fastidm.core.rate import TokenBucket
+from fastidm.core.redirect import origin
 from fastidm.core.response import Head
 from fastidm.core.segments import ROW_BYTES, SegmentTable
 from fastidm.core.task import TaskMachine
 from fastidm.errors import ExistsError, FastidmError, redact
 from fastidm.events import Event, Failed, Finished, Progress, Retrying, Started
 from fastidm.net.errors import trouble_of
-from fastidm.net.setup import origin
 from fastidm.net.transfers import Transfer, Transfers
 from fastidm.options import Options
 from fastidm.storage.errors import storage_error
@@ -78,8 +79,8 @@ def contained(method: Method) -> Method:
 class RunningTask:
     """One task, its machine, its files and its connections.
 
-    Parameters: `url`; `options`; `transfers`, `background`, the engine's; `dirty`, the engine's list of sinks that have
-    gathered something; `settle`, makes them write it out; `observer`, called with every event.
+    Parameters: `url`; `options`; `transfers`, `hosts`, `background`, the engine's; `dirty`, the engine's list of sinks that
+    have gathered something; `settle`, makes them write it out; `observer`, called with every event.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class RunningTask:
         url: str,
         options: Options,
         transfers: Transfers,
+        hosts: Hosts,
         background: Background,
         dirty: list[PureSink],
         settle: Callable[[], None],
@@ -94,7 +96,7 @@ class RunningTask:
     ) -> None:
         self.url = url
         self.options = options
-        self.machine = TaskMachine(url, options, random)
+        self.machine = TaskMachine(url, options, random, hosts)
         self._shown_url = redact(url)
         self._origin = origin(url)
         self._transfers = transfers
@@ -369,6 +371,7 @@ class RunningTask:
         target, table = self._target, self.machine.table
         if self._disk_busy or target is None or table is None or not target.has_journal or not self.options.sync:
             return
+        self._checked_bytes = min(self._checked_bytes, table.received())  # claims may have been given up
         fresh = table.received() - self._checked_bytes
         passed = now - self._checked_at
         if fresh > 0 and (passed >= CHECKPOINT_SECONDS or (fresh >= CHECKPOINT_BYTES and passed >= CHECKPOINT_PAUSE)):

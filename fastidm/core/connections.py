@@ -194,6 +194,15 @@ class Connections:
                 self.cancel(other)
         return new
 
+    def in_one_piece(self, now: float) -> None:
+        """The server sends no parts any more: one connection, from the first byte on, which compares what is there."""
+        table = self._table()
+        table.collapse()
+        self.ranges = False
+        self.ramp.ceiling = 1
+        self.ramp.restarted(now)
+        self._unproven = set(table.order)
+
     # ------------------------------------------------------------------ give everybody something to do
 
     def assign(self, now: float) -> None:

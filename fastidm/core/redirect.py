@@ -33,3 +33,11 @@ def follow(url: str, location: str, hops: int, most: int) -> str | RedirectError
     if scheme == "http" and url.lower().startswith("https:"):
         return RedirectError("a redirect from https down to http", "fetch the http URL itself if that is meant")
     return there
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of `url`, in one spelling: what decides who may see the user's secrets."""
+    scheme, _, rest = url.partition("://")
+    authority = rest.partition("/")[0].partition("?")[0].partition("#")[0].rpartition("@")[2].lower()
+    default = {"http": ":80", "https": ":443"}.get(scheme.lower(), "")
+    return f"{scheme.lower()}://{authority.removesuffix(default)}"

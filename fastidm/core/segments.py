@@ -128,6 +128,15 @@ class SegmentTable:
                 self._free(row)
                 self.order.remove(row)
 
+    def collapse(self) -> None:
+        """Give up all claims but that of the front: one segment is left. No sink may hold a row."""
+        self.melt()
+        first, *others = self.order
+        for row in others:
+            self._free(row)
+        self._words[WORDS * first + 1] = self.size
+        self.order = [first]
+
     def finish_stream(self, row: int) -> None:
         """The server ended a stream of unknown length: what is written is the file."""
         self._words[WORDS * row + 1] = self.size = self.position(row)

@@ -28,6 +28,7 @@ from fastidm.core.actions import (
 )
 from fastidm.core.connections import OVERLAP, Connections
 from fastidm.core.health import Connection, Role
+from fastidm.core.hosts import Hosts
 from fastidm.core.phase import ONLINE, STATUS, TRANSITIONS, Phase
 from fastidm.core.rate import SpeedAverage, time_left
 from fastidm.core.redirect import follow
@@ -66,9 +67,12 @@ OUTAGE_PAUSE = 5.0
 
 
 class TaskMachine:
-    """The decisions of one task. Parameters: `url`, where to begin; `options`; `chance`, gives a number in [0, 1)."""
+    """The decisions of one task.
 
-    def __init__(self, url: str, options: Options, chance: Callable[[], float]) -> None:
+    Parameters: `url`, where to begin; `options`; `chance`, gives a number in [0, 1); `hosts`, what all tasks know of servers.
+    """
+
+    def __init__(self, url: str, options: Options, chance: Callable[[], float], hosts: Hosts | None = None) -> None:
         self.url = url
         self.options = options
         self.phase = Phase.PENDING
@@ -78,6 +82,7 @@ class TaskMachine:
         self.speed = 0.0
         """Bytes per second, over the last seconds."""
         self._chance = chance
+        self._hosts = hosts or Hosts()
         self._restarted = False
         self._ceiling = options.connections
         self.connections = Connections(self.actions, url, self._ceiling)
@@ -314,7 +319,20 @@ class TaskMachine:
             self._plain = True
             self._probe(now)
         else:
-            self._failed(ProtocolError("the server sent the whole file where a part was asked for"), now)
+            self._unplaced(ProtocolError("the server sent the whole file where a part was asked for"), now)
+
+    def _unplaced(self, error: ProtocolError, now: float) -> None:
+        """An answer that cannot be placed, from a server that did send parts. If it does so again, it can have its way."""
+        if self._plain or self.connections or not self._policy.failures:
+            self._failed(error, now)
+            return
+        assert self.table is not None
+        self._plain = True
+        self.connections.in_one_piece(now)
+        self._marked = self.table.received()
+        self._average = SpeedAverage(now, self._marked)
+        self.connections.lost += 1
+        self.actions.append(Notify("the server sends no parts any more: the file is fetched in one piece", 0.0, 0))
 
     def _refused(self, connection: Connection, error: FastidmError, now: float) -> None:
         """No, and asking the same again will not help."""
@@ -330,7 +348,7 @@ class TaskMachine:
             what = f"{error.message}, although parts of the file came before: has the link expired?"
             self.fail(AuthError(what, "give a new URL and the same -o to go on"))
         elif isinstance(error, ProtocolError):
-            self._failed(error, now)  # one answer that cannot be placed, after others that could
+            self._unplaced(error, now)
         else:
             self.fail(error)
 
@@ -370,6 +388,7 @@ class TaskMachine:
         self._not_before = now + delay
         if asked is not None:
             self._heard_at = max(self._heard_at, self._not_before)  # the server has spoken; silence counts from then
+            self._hosts.hold(self.connections.url, self._not_before, now)
         self.actions.append(Notify(error.message, delay, self._policy.failures))
 
     def _hopeless(self, error: FastidmError, now: float) -> bool:
@@ -457,6 +476,11 @@ class TaskMachine:
 
     def _probe(self, now: float) -> None:
         """The first request: it finds out what the file is, and its body is the first segment's."""
+        if now < self._hosts.free_at(self.connections.url):
+            self._not_before = self._hosts.free_at(self.connections.url)
+            self._heard_at = max(self._heard_at, self._not_before)
+            self.actions.append(Notify("the server has asked to wait", self._not_before - now, 0))
+            return
         first: int | None = None if self._plain else 0
         last: int | None = None
         if self._rows is not None and not self._plain:
@@ -481,7 +505,9 @@ class TaskMachine:
             self._enter("complete")
             self.actions.append(Finish(table.size))
         elif now >= self._not_before and not (self._regrouping and self.connections):
-            self.connections.assign(now)
+            # A server that serves this task all the same has told another one of its limit.
+            if now >= self._hosts.free_at(self.connections.url) or self.connections.alive(now):
+                self.connections.assign(now)
 
     def _rows_of(self, resumed: Resumed) -> bytes:
         size = resumed.content.total or 0

@@ -87,14 +87,6 @@ def _quoted(text: str) -> str:
     return "".join(c if c.isascii() else "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "replace")) for c in text)
 
 
-def origin(url: str) -> str:
-    """Scheme, host and port of `url`, in one spelling: what decides who may see the user's secrets."""
-    scheme, _, rest = url.partition("://")
-    authority = rest.partition("/")[0].partition("?")[0].partition("#")[0].rpartition("@")[2].lower()
-    default = {"http": ":80", "https": ":443"}.get(scheme.lower(), "")
-    return f"{scheme.lower()}://{authority.removesuffix(default)}"
-
-
 def _configure_tls(curl: pycurl.Curl, options: Options, trusted: bool) -> None:
     set = curl.setopt
     if options.insecure:

@@ -101,6 +101,17 @@ def test_rows_that_do_not_tile_are_refused(rows: list[tuple[int, int, int]]) -> 
         table_of(*rows)
 
 
+@pytest.mark.parametrize("written", [[], [(0, 300)], [(0, 300), (300, 450), (500, SIZE)], [(200, 300)], [(0, SIZE)]])
+def test_collapsing_leaves_one_segment_with_what_is_written_at_the_front(written: list[tuple[int, int]]) -> None:
+    buffer = restore(SIZE, written, [100, 400, 500], CAPACITY)
+    table = SegmentTable(buffer)
+    front = next((stop for start, stop in merge(written, SIZE) if start == 0), 0)
+    table.collapse()
+    assert table.snapshot() == (Segment(0, SIZE, front),)
+    assert SegmentTable(buffer).snapshot() == table.snapshot()
+    assert table.room() == CAPACITY - 1
+
+
 def test_numpy_sees_the_very_memory_that_the_sink_moves() -> None:
     buffer = tile(SIZE, [400], CAPACITY)
     rows = SegmentTable(buffer).array

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import pytest
 
-from fastidm.core.actions import Ended, Notify
+from fastidm.core.actions import Ended, Notify, Request
 from fastidm.core.connections import OVERLAP
 from fastidm.core.health import STALLED_AFTER
+from fastidm.core.hosts import Hosts
 from fastidm.core.phase import STATUS, TRANSITIONS, Phase
 from fastidm.core.response import Content, Head
 from fastidm.core.retry import PASSING, Trouble
@@ -223,14 +224,11 @@ def test_whole_files_in_place_of_later_parts_are_never_written_there() -> None:
     assert server.sent < 1.1 * len(server.body)
 
 
-def test_a_server_that_sends_whole_files_for_all_later_parts_is_found_out_and_the_next_run_takes_it_as_it_is() -> None:
-    server = Server(content(4 * MIB), rate=MIB)
+def test_a_server_that_sends_whole_files_for_all_later_parts_costs_the_first_part_twice() -> None:
+    server = Server(content(16 * MIB), rate=MIB)
     server.rules.append(lambda ask: server.whole() if ask.first else None)
-    run = world(server, 8).run()
-    assert server.sent <= 1.1 * len(server.body) and len(server.asked) < 20
-    if run.machine.error is not None:
-        assert isinstance(run.machine.error, ProtocolError)
-        world(server, 8, left=run.remains()).download()
+    world(server, 16).download()
+    assert server.sent <= 1.1 * len(server.body) + MIB and len(server.asked) < 20
 
 
 # ---------------------------------------------------------------------- slow connections
@@ -754,6 +752,31 @@ def test_the_overlap_finds_changed_content_that_no_validator_tells(on_change: st
         assert isinstance(run.fail(), ContentChangedError)
 
 
+@pytest.mark.parametrize("how", ["whole", "no Content-Range", "multipart", "416"])
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_server_that_sends_no_parts_any_more_is_asked_for_the_whole_file(how: str, after: int) -> None:
+    server = Server(content(4 * MIB), rate=MIB / 2)
+    answers: dict[str, Callable[[Ask], Reply]] = {
+        "whole": lambda ask: server.whole(),
+        "no Content-Range": lambda ask: server.usual(ask).but(fields={"content-range": None}),
+        "multipart": lambda ask: server.usual(ask).but(fields={"content-type": "multipart/byteranges; boundary=x"}),
+        "416": lambda ask: refusal(416, content_range=f"bytes */{len(server.body)}"),
+    }
+    server.rules.append(lambda ask: answers[how](ask) if ask.number > after and ask.first else None)
+    run = world(server, 4).download()
+    assert any("one piece" in notice.reason for notice in run.notices)
+    assert run.file == server.body
+    assert len(server.asked) <= 20
+
+
+def test_after_a_downgrade_the_front_that_is_there_is_compared() -> None:
+    server = Server(content(4 * MIB), rate=MIB / 2, etag=None, modified=None)
+    other = content(4 * MIB, version=2)
+    server.rules.append(lambda ask: server.whole().but(body=other) if ask.number > 1 else None)
+    run = world(server, 4)
+    assert isinstance(run.fail(), IntegrityError)
+
+
 def disunited(**options: object) -> World:
     """Two nodes behind one name, with files of the same size; nothing in their answers tells them apart."""
     server = Server(content(4 * MIB), rate=MIB, etag=None, modified=None)
@@ -964,6 +987,45 @@ def receiving() -> TaskMachine:
     machine.opened(SegmentTable(tile(8 * MIB, [4 * MIB], 10)), 0.2)
     assert machine.phase is Phase.RECEIVING
     return machine
+
+
+def requests(machine: TaskMachine) -> int:
+    found = sum(isinstance(action, Request) for action in machine.actions)
+    machine.actions.clear()
+    return found
+
+
+BUSY = Head(429, (("retry-after", "20"),))
+
+
+def test_what_a_server_asked_one_task_to_wait_all_tasks_wait() -> None:
+    hosts = Hosts()
+    one, late, elsewhere = (
+        TaskMachine(url, Options(), lambda: 0.5, hosts) for url in (URL, URL + "/2", URL.replace("://", "://other."))
+    )
+    one.start(0.0)
+    assert requests(one) == 1
+    one.head(1, BUSY, 1.0, 0.0)
+    late.start(2.0)
+    elsewhere.start(2.0)
+    assert (requests(late), requests(elsewhere)) == (0, 1)
+    for machine in (one, late):
+        machine.tick(20.9, {})
+        assert requests(machine) == 0
+        machine.tick(21.0, {})
+        assert requests(machine) == 1
+
+
+def test_a_task_that_is_served_goes_on_although_another_one_was_asked_to_wait() -> None:
+    hosts = Hosts()
+    served = TaskMachine(URL, Options(connections=4), lambda: 0.5, hosts)
+    served.start(0.0)
+    served.head(1, Head(206, (("content-range", f"bytes 0-{8 * MIB - 1}/{8 * MIB}"),)), 0.1, 0.0)
+    hosts.hold(URL, 60.0, 0.2)
+    served.opened(SegmentTable(tile(8 * MIB, [4 * MIB], 10)), 0.2)
+    assert requests(served) == 1, "its first one alone, as nothing was heard yet"
+    served.tick(0.4, {1: 1000})
+    assert requests(served) == 1
 
 
 def test_a_rename_that_was_under_way_when_the_pause_was_asked_for_completes_the_task() -> None:

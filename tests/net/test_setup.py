@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fastidm.core.redirect import origin
 from fastidm.errors import UsageError
-from fastidm.net.setup import ascii_url, origin
+from fastidm.net.setup import ascii_url
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,24 @@
+"""When may a server be asked again? What Retry-After said, for all tasks together.
+
+Rule of this module: it remembers what servers asked for and nothing else; a limit that one task found is that task's own.
+"""
+
+from __future__ import annotations
+
+from fastidm.core.redirect import origin
+
+
+class Hosts:
+    """The servers that asked to be left alone for a while; shared by all tasks of an engine."""
+
+    def __init__(self) -> None:
+        self._free_at: dict[str, float] = {}
+
+    def hold(self, url: str, until: float, now: float) -> None:
+        """The server of `url` wants no request before `until`."""
+        self._free_at = {host: at for host, at in self._free_at.items() if at > now}
+        self._free_at[origin(url)] = max(until, self.free_at(url))
+
+    def free_at(self, url: str) -> float:
+        """When the server of `url` may be asked again; 0.0 if it never minded."""
+        return self._free_at.get(origin(url), 0.0)
