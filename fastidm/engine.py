@@ -6,6 +6,7 @@ comes through `call`, everything that may block leaves through `Background`.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -25,6 +26,15 @@ TICK = 0.05
 """Seconds between two looks at speeds, stalls and splits."""
 GRACE = 0.5
 """Seconds that a stopping engine waits for the disk; the journal's live page is enough to go on with."""
+
+
+NAP = 5.0
+"""Seconds of suspension after which connections are taken for dead."""
+
+
+def slept() -> float:
+    """Seconds that this machine was suspended since its boot, as far as the system tells."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - monotonic() if hasattr(time, "CLOCK_BOOTTIME") else 0.0
 
 
 class Engine:
@@ -68,6 +78,7 @@ class Engine:
     def run(self, idle: Callable[[], bool]) -> None:
         """Serve the tasks. Whenever none is left `idle` is asked: it may add some and return True, or end the loop."""
         now = next_tick = 0.0
+        asleep = slept()
         while (self._tasks or idle()) and now < self._stop_at:
             self._transfers.wait(self._timeout(next_tick))
             while self._calls:
@@ -77,6 +88,10 @@ class Engine:
             tick = now >= next_tick
             if tick:
                 next_tick = now + TICK
+                before, asleep = asleep, slept()
+                if asleep - before > NAP:
+                    for task in self._tasks:
+                        task.woke(now)
             for task in self._tasks:
                 task.turn(now, tick)
             self._tasks = [task for task in self._tasks if not task.ended]

@@ -156,6 +156,12 @@ class RunningTask:
         else:
             self.perform(now)
 
+    @contained
+    def woke(self, now: float) -> None:
+        """The machine was suspended."""
+        self.machine.woke(now)
+        self.perform(now)
+
     def abandon(self) -> None:
         """The engine ends while a disk job is still at work: that job closes the files when it is done."""
         self._abandoned = True

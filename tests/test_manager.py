@@ -14,6 +14,7 @@ from fastidm.events import DownloadStatus, Event, Finished, Progress, Started
 from fastidm.manager import DownloadManager, DownloadTask
 from fastidm.options import Options
 from tests.support.content import content
+from tests.support.oddserver import Exchange, File, OddServer
 from tests.support.servers import Nginx
 
 
@@ -153,3 +154,30 @@ def test_closing_a_manager_twice_is_fine(tmp_path: Path) -> None:
     manager.close()
     manager.close()
     manager.stop()
+
+
+def test_after_a_suspend_of_the_machine_the_dead_connections_are_made_anew_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's first answers stop for ever in the middle; what wakes them is the clock that went on in the sleep."""
+    data = content(3_000_000)
+    file, asleep = File(data), threading.Event()
+
+    def habit(exchange: Exchange) -> None:
+        if asleep.is_set():
+            file(exchange)
+        else:
+            exchange.send(file.head(exchange)[:100_000])
+            exchange.hold()
+
+    def observe(task: DownloadTask, event: Event) -> None:
+        if isinstance(event, Progress) and event.received:
+            asleep.set()
+
+    monkeypatch.setattr("fastidm.engine.slept", lambda: 60.0 * asleep.is_set())
+    with OddServer(habit) as server, DownloadManager(observe) as manager:
+        task = manager.add(server.url + "/a.bin", Options(directory=str(tmp_path), connections=1))
+        manager.run()
+        assert task.status is DownloadStatus.COMPLETED
+        assert task.result is not None and task.result.seconds < 5
+    assert (tmp_path / "a.bin").read_bytes() == data

@@ -225,6 +225,16 @@ class TaskMachine:
             self.connections.relieve(self.speed, now)
         self._assign(now)
 
+    def woke(self, now: float) -> None:
+        """The machine was suspended. Its connections are dead and will not say so; nobody is to blame."""
+        self._heard_at = now
+        if self.phase in ONLINE and self.connections:
+            self.connections.cancel_all()
+            self.connections.ramp.restarted(now)
+            self.connections.lost += 1
+            self.actions.append(Notify("the machine was asleep: connecting again", 0.0, 0))
+            self._assign(now)
+
     def finished(self) -> None:
         """The file is under its final name."""
         self._enter("finish")

@@ -345,6 +345,23 @@ def test_an_outage_shorter_than_the_timeout_is_survived(away: float) -> None:
     assert run.taken <= len(server.body) + OVERLAP * len(server.asked)
 
 
+def test_after_a_suspend_it_connects_again_at_once() -> None:
+    server = Server(content(16 * MIB), rate=MIB)
+    server.outages = [(1.0, 1.01)]  # the running connections never wake up again
+    run = world(server)
+    run.run_for(1.0)
+    run.machine.woke(run.now)
+    assert run.download().now < 1 + 16 / 8 + 1
+
+
+@pytest.mark.parametrize("at", [0.01, 0.03])
+def test_a_suspend_before_the_first_byte_is_survived(at: float) -> None:
+    run = world(Server(content(4 * MIB), rate=MIB))
+    run.run_for(at)
+    run.machine.woke(run.now)
+    run.download()
+
+
 @pytest.mark.parametrize("what", [Trouble.RESOLVE, Trouble.CONNECT, Trouble.BROKEN, Trouble.TIMEOUT])
 def test_a_network_that_says_it_is_away_is_waited_for_too(what: Trouble) -> None:
     server = Server(content(16 * MIB), rate=MIB)
