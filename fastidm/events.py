@@ -88,7 +88,7 @@ class Finished:
     """The most connections that received at the same time."""
     retries: int
     checksum: str | None
-    """`sha256:HEX` when a checksum was asked for and verified."""
+    """`sha256:HEX` when one was verified: the checksum that was asked for, else the one that the server gave (Repr-Digest)."""
     length_unverified: bool
     """True when the server never said how long the file is."""
 

@@ -31,7 +31,7 @@ from fastidm.core.hosts import Hosts
 from fastidm.core.phase import Phase
 from fastidm.core.rate import TokenBucket
 from fastidm.core.redirect import origin
-from fastidm.core.response import Head
+from fastidm.core.response import Head, promised_digest
 from fastidm.core.segments import ROW_BYTES, SegmentTable
 from fastidm.core.task import TaskMachine
 from fastidm.errors import ExistsError, FastidmError, redact
@@ -123,6 +123,7 @@ class RunningTask:
         self._throttled_at = float("-inf")
         self._held_back = self._disk_is_behind = False
         self._taken = 0
+        self._checksum = options.checksum
         self._abandoned = False
         self._worthless = False
         self.ended = False
@@ -254,6 +255,7 @@ class RunningTask:
 
     def _open(self, action: Open) -> None:
         rows = action.rows
+        self._checksum = self.options.checksum or promised_digest(action.head)
         try:
             if self._target is None:
                 self._target = self._name(action.head)
@@ -297,7 +299,7 @@ class RunningTask:
         target = self._target
         assert target is not None
         stop = lambda: self.machine.phase is not Phase.FINISHING  # noqa: E731
-        self._on_disk(Phase.FINISHING, partial(target.finish, action.size, self.options.checksum, stop), self._finished)
+        self._on_disk(Phase.FINISHING, partial(target.finish, action.size, self._checksum, stop), self._finished)
 
     def _finished(self, result: object, error: BaseException | None) -> None:
         if error is None:
@@ -477,7 +479,7 @@ class RunningTask:
         assert machine.table is not None and target is not None
         seconds = monotonic() - self._begun
         received = machine.table.size - self._resumed
-        checksum = self.options.checksum
+        checksum = self._checksum
         return Finished(
             url=self._shown_url,
             path=target.path,

@@ -12,6 +12,7 @@ Sources: RFC 9110 sections 8.8 (validators), 14.4 (Content-Range), 15.3.7 (206),
 
 from __future__ import annotations
 
+from binascii import a2b_base64
 from dataclasses import dataclass
 
 from fastidm.core.retry import retry_after
@@ -246,6 +247,31 @@ def validators(head: Head) -> tuple[str | None, str | None]:
     """(ETag, Last-Modified) as they were sent; absurdly long ones count as absent."""
     etag, date = head.get("etag"), head.get("last-modified")
     return (etag if etag and len(etag) <= 512 else None), (date if date and len(date) <= 64 else None)
+
+
+_DIGESTS = {"sha-256": ("sha256", 32), "sha-512": ("sha512", 64)}
+
+
+def promised_digest(head: Head) -> tuple[str, str] | None:
+    """(hashlib name, hex digest) that the server says the whole file has, also in a head of a part (RFC 9530, Repr-Digest).
+
+    None if it says nothing of use: other algorithms, or what is no digest.
+    """
+    said = {}
+    for field in head.all("repr-digest"):
+        for member in field[:1024].split(","):
+            name, _, value = member.strip().partition("=")
+            said[name.lower()] = value.strip()
+    for name, (algorithm, size) in _DIGESTS.items():
+        text = said.get(name, "")
+        if len(text) > 2 and text[0] == text[-1] == ":":
+            try:
+                digest = a2b_base64(text[1:-1], strict_mode=True)
+            except ValueError:
+                continue
+            if len(digest) == size:
+                return algorithm, digest.hex()
+    return None
 
 
 def content_length(head: Head) -> int | None:

@@ -22,6 +22,7 @@ from fastidm.core.response import (
     judge,
     parse_content_range,
     parse_unsatisfied,
+    promised_digest,
     validators,
     vouched,
 )
@@ -474,3 +475,38 @@ def test_no_head_makes_the_judge_fall_over(
     got = judge(Head(status, tuple(fields)), first, None, pinned, UTC)
     if isinstance(got, Accepted):
         assert status in (200, 206, 416)
+
+
+# ---------------------------------------------------------------------- what the server says of the whole
+
+SHA256 = "".join(f"{n:02x}" for n in range(32))
+SHA256_64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+
+@pytest.mark.parametrize(
+    "field",
+    [f"sha-256=:{SHA256_64}:", f"SHA-256=:{SHA256_64}:", f"md5=:AAAA:, sha-256=:{SHA256_64}:", f"sha-256=:{SHA256_64}:, x"],
+)
+def test_the_digest_that_the_server_promises_is_read(field: str) -> None:
+    assert promised_digest(Head(206, (("repr-digest", field),))) == ("sha256", SHA256)
+
+
+def test_the_stronger_digest_does_where_there_is_no_other() -> None:
+    field = "sha-512=:" + "A" * 86 + "==:"
+    assert promised_digest(Head(200, (("repr-digest", field),))) == ("sha512", "00" * 64)
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["", "sha-256", "sha-256=", "sha-256=::", f"sha-256={SHA256_64}", "sha-256=:AAAA:", "sha-256=:!!!!:", "md5=:AAAA:",
+     f"sha-256=:{SHA256_64[:-1]}:"],
+)  # fmt: skip
+def test_what_is_no_digest_promises_nothing(field: str) -> None:
+    assert promised_digest(Head(200, (("repr-digest", field),))) is None
+    assert promised_digest(Head(200, (("content-digest", f"sha-256=:{SHA256_64}:"),))) is None
+
+
+@given(st.text() | st.text(alphabet="sha-256=:,AB= ", max_size=80))
+def test_any_repr_digest_can_be_read(text: str) -> None:
+    found = promised_digest(Head(200, (("repr-digest", text),)))
+    assert found is None or len(found[1]) in (64, 128)

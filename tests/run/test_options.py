@@ -50,6 +50,26 @@ def test_a_right_checksum_in_every_form(name: str, form: str, nginx: Nginx, fold
     assert outcome.done["checksum"] == f"{algorithm}:{digest}"
 
 
+def promising(data: bytes) -> str:
+    return f"Repr-Digest: sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+
+
+@pytest.mark.parametrize("data", [DATA, SMALL], ids=["large", "small"])
+def test_a_digest_that_the_server_gives_is_verified_without_being_asked_for(data: bytes, odd: Serve, folder: Path) -> None:
+    server = odd(File(data, lines=(promising(data),)))
+    outcome = call("--json", server.url + "/a.bin", cwd=folder)
+    assert outcome.done["checksum"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+@pytest.mark.parametrize("data", [DATA, SMALL], ids=["large", "small"])
+def test_a_file_without_the_digest_that_the_server_gives_is_not_kept(data: bytes, odd: Serve, folder: Path) -> None:
+    server = odd(File(data, lines=(promising(b"another"),)))
+    outcome = call("--quiet", server.url + "/a.bin", cwd=folder)
+    assert outcome.code == 15
+    assert hashlib.sha256(b"another").hexdigest() in outcome.complaint
+    assert os.listdir(folder) == []
+
+
 def test_the_summary_shows_the_checksum_that_was_asked_for(nginx: Nginx, folder: Path) -> None:
     digest = hashlib.sha256(DATA).hexdigest()
     outcome = run("--checksum", f"sha256:{digest}", nginx.add("a.bin", DATA), cwd=folder)
