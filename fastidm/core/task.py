@@ -29,6 +29,7 @@ from fastidm.core.actions import (
 from fastidm.core.connections import OVERLAP, Connections
 from fastidm.core.health import Connection, Role
 from fastidm.core.hosts import Hosts
+from fastidm.core.patience import Patience
 from fastidm.core.phase import ONLINE, STATUS, TRANSITIONS, Phase
 from fastidm.core.rate import SpeedAverage, time_left
 from fastidm.core.redirect import follow
@@ -44,7 +45,7 @@ from fastidm.core.response import (
     judge,
     vouched,
 )
-from fastidm.core.retry import PASSING, RetryPolicy, Trouble, final_error
+from fastidm.core.retry import PASSING, Trouble, final_error
 from fastidm.core.scheduler import first_cut
 from fastidm.core.segments import UNKNOWN, SegmentTable, restore, tile
 from fastidm.errors import (
@@ -62,8 +63,6 @@ from fastidm.options import Options
 
 LINK_ERRORS = (AuthError, NotFoundError, RefusedError)
 """What a server says of a link that has expired."""
-OUTAGE_PAUSE = 5.0
-"""Seconds between two tries at the most while a network that did work is away: it may come back at any time."""
 
 
 class TaskMachine:
@@ -91,7 +90,7 @@ class TaskMachine:
     def _forget(self, now: float) -> None:
         """Everything that belongs to one attempt at the content."""
         self.table: SegmentTable | None = None
-        self._policy = RetryPolicy(self.options.retries)
+        self._patience = Patience(self.options.retries, self.options.timeout, self._chance, now)
         self._pinned: Content | None = None
         self._resumed: Resumed | None = None
         self._rows: bytes | None = None
@@ -99,14 +98,8 @@ class TaskMachine:
         self._hops = 0
         self._resolved_again = False
         self._regrouping = False  # connections fail, and nothing is received: wait for the last of them
-        self._not_before = now
-        self._heard_at = now  # when the last byte came
-        self._answered_at = now  # when the last answer was accepted
-        self._failed_at = now
-        self._marked = 0  # bytes that were written when the last progress was seen
         self._verifying = False  # an earlier run wrote everything; its end is compared once
         self._average = SpeedAverage(now)
-        self._was_good = False  # the server has given some of this content
 
     # ------------------------------------------------------------------ what may be asked at any time
 
@@ -168,9 +161,8 @@ class TaskMachine:
         """Part file and journal are there; `table` lies in the journal."""
         self._enter("open")
         self.table = table
-        self._marked = table.received()
-        self._average = SpeedAverage(now, self._marked)
-        self._heard_at = now
+        self._patience.begin(table.received(), now)
+        self._average = SpeedAverage(now, table.received())
         self.connections.opened(table, self._rows is not None, now)
         self._verifying = table.complete() and table.size > 0 and self._rows is not None
         self._assign(now)
@@ -181,7 +173,7 @@ class TaskMachine:
         if connection is None or self.phase not in ONLINE:
             return
         if connection.count(end.received, now):
-            self._heard_at = now
+            self._patience.heard(now)
         self.connections.pop(id)
         if end.mismatch is None and self.connections.proved(connection):
             self._verifying = False
@@ -208,18 +200,17 @@ class TaskMachine:
         slowness says nothing about them.
         """
         if self.connections.count(counts, now, throttled):
-            self._heard_at = now
+            self._patience.heard(now)
             self._regrouping = False
         self._give_up_unanswered(now)
-        if self.phase is Phase.PROBING and not self.connections and now >= self._not_before:
+        if self.phase is Phase.PROBING and not self.connections and now >= self._patience.not_before:
             self._probe(now)
         if self.phase is not Phase.RECEIVING or self.table is None:
             return
         received = self.table.received()
         self.speed = self._average.update(received, now)
         self.connections.ramp.measure(received, len(self.connections.busy), now)
-        if received > self._marked:
-            self._progressed(received)
+        self._patience.progressed(received)
         if not throttled:
             self._look_for_outage(now)
             self.connections.relieve(self.speed, now)
@@ -227,7 +218,7 @@ class TaskMachine:
 
     def woke(self, now: float) -> None:
         """The machine was suspended. Its connections are dead and will not say so; nobody is to blame."""
-        self._heard_at = now
+        self._patience.heard(now)
         if self.phase in ONLINE and self.connections:
             self.connections.cancel_all()
             self.connections.ramp.restarted(now)
@@ -280,7 +271,7 @@ class TaskMachine:
 
     def _accepted(self, connection: Connection, verdict: Accepted, head: Head, now: float) -> Arm | Place:
         self.connections.answered(connection, now)
-        self._answered_at = now
+        self._patience.answered(now)
         self._hops = 0
         self._resolved_again = False
         if self.phase is Phase.PROBING:
@@ -301,7 +292,7 @@ class TaskMachine:
             return Place.DROP
         self.content = self._pinned = verdict.content
         self.connections.ranges = verdict.ranges
-        self._was_good = True
+        self._patience.served = True
         if not verdict.ranges:
             self.connections.ramp.ceiling = 1
             self._rows = _single(self._rows) if self._rows is not None else None
@@ -333,14 +324,14 @@ class TaskMachine:
 
     def _unplaced(self, error: ProtocolError, now: float) -> None:
         """An answer that cannot be placed, from a server that did send parts. If it does so again, it can have its way."""
-        if self._plain or self.connections or not self._policy.failures:
+        if self._plain or self.connections or not self._patience.failures:
             self._failed(error, now)
             return
         assert self.table is not None
         self._plain = True
         self.connections.in_one_piece(now)
-        self._marked = self.table.received()
-        self._average = SpeedAverage(now, self._marked)
+        self._patience.begin(self.table.received(), now)
+        self._average = SpeedAverage(now, self.table.received())
         self.connections.lost += 1
         self.actions.append(Notify("the server sends no parts any more: the file is fetched in one piece", 0.0, 0))
 
@@ -348,7 +339,7 @@ class TaskMachine:
         """No, and asking the same again will not help."""
         if isinstance(error, ContentChangedError):
             self._content_changed(error, now)
-        elif not self._was_good:
+        elif not self._patience.served:
             self.fail(error)
         elif isinstance(error, LINK_ERRORS) and self._resolve_again(connection):
             pass
@@ -384,32 +375,15 @@ class TaskMachine:
             self._regrouping = True
             return
         self._regrouping = False
-        self._policy = self._policy.failed()
-        hopeless = self._hopeless(error, now)
-        self._failed_at = now
-        if hopeless:
+        delay = self._patience.failed(error, now, asked)
+        if delay is None:
             self.fail(error)
             return
+        if asked is not None:
+            self._hosts.hold(self.connections.url, now + delay, now)
         self.connections.lost += 1
         self.connections.ramp.restarted(now)
-        delay = self._policy.delay(self._chance, asked)
-        if self._was_good and asked is None:
-            delay = min(delay, OUTAGE_PAUSE)
-        self._not_before = now + delay
-        if asked is not None:
-            self._heard_at = max(self._heard_at, self._not_before)  # the server has spoken; silence counts from then
-            self._hosts.hold(self.connections.url, self._not_before, now)
-        self.actions.append(Notify(error.message, delay, self._policy.failures))
-
-    def _hopeless(self, error: FastidmError, now: float) -> bool:
-        if isinstance(error, NetworkError) and self._was_good:
-            # No answer and no byte since the last failure: the network is away, and the budget is frozen as long as an outage
-            # may last.
-            if max(self._heard_at, self._answered_at) <= self._failed_at:
-                return now - self._heard_at > self.options.timeout
-        # A name that does not resolve twice, before anything ever worked, is a typing error and no outage.
-        nowhere = error.message.startswith(Trouble.RESOLVE.value) and self._policy.failures > 1
-        return self._policy.spent or nowhere
+        self.actions.append(Notify(error.message, delay, self._patience.failures))
 
     def _limited(self, now: float, asked: float | None = None) -> None:
         """Refused while others receive: the server's own limit. Not a failure."""
@@ -425,24 +399,20 @@ class TaskMachine:
             self.table.finish_stream(connection.row)
             return
         received = self.table.received()
-        if received > self._marked or (connection.received > connection.overlap and self.connections.ranges):
-            self._progressed(received)
+        if self._patience.progressed(received) or (connection.received > connection.overlap and self.connections.ranges):
+            self._patience.forgive()
             self.connections.lost += end.trouble is not None
         else:
             self._failed(final_error(end.trouble or Trouble.BROKEN, end.detail), now)
 
-    def _progressed(self, received: int) -> None:
-        self._marked = received
-        self._policy = self._policy.progressed()
-
     def _give_up_unanswered(self, now: float) -> None:
-        for connection in self.connections.unanswered(self.options.connect_timeout, self._was_good, now):
+        for connection in self.connections.unanswered(self.options.connect_timeout, self._patience.served, now):
             self.connections.cancel(connection)
             if self.phase in (Phase.PROBING, Phase.RECEIVING):
                 self._failed(final_error(Trouble.TIMEOUT), now)
 
     def _look_for_outage(self, now: float) -> None:
-        if now - self._heard_at > self.options.timeout:
+        if self._patience.too_silent(now):
             what = f"not a byte came for {self.options.timeout:g} seconds"
             self.fail(NetworkError(what, "the same command goes on where it stopped"))
         elif self.connections.silent(now):
@@ -486,10 +456,10 @@ class TaskMachine:
 
     def _probe(self, now: float) -> None:
         """The first request: it finds out what the file is, and its body is the first segment's."""
-        if now < self._hosts.free_at(self.connections.url):
-            self._not_before = self._hosts.free_at(self.connections.url)
-            self._heard_at = max(self._heard_at, self._not_before)
-            self.actions.append(Notify("the server has asked to wait", self._not_before - now, 0))
+        free_at = self._hosts.free_at(self.connections.url)
+        if now < free_at:
+            self._patience.wait(free_at)
+            self.actions.append(Notify("the server has asked to wait", free_at - now, 0))
             return
         first: int | None = None if self._plain else 0
         last: int | None = None
@@ -506,7 +476,7 @@ class TaskMachine:
         if self.phase is not Phase.RECEIVING or table is None:
             return
         if self._verifying:
-            if not self.connections and now >= self._not_before:
+            if not self.connections and now >= self._patience.not_before:
                 self._probe(now)
         elif table.complete():
             if self.connections.crossing(now):
@@ -514,7 +484,7 @@ class TaskMachine:
             self.connections.cancel_all()
             self._enter("complete")
             self.actions.append(Finish(table.size))
-        elif now >= self._not_before and not (self._regrouping and self.connections):
+        elif now >= self._patience.not_before and not (self._regrouping and self.connections):
             # A server that serves this task all the same has told another one of its limit.
             if now >= self._hosts.free_at(self.connections.url) or self.connections.alive(now):
                 self.connections.assign(now)
