@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import random
 import signal
 import struct
 import subprocess
@@ -371,7 +372,11 @@ def test_a_restart_drops_what_an_earlier_run_left(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * JOURNAL_SIZE, os.urandom(JOURNAL_SIZE), os.urandom(100), b"x" * MIB])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", bytes(JOURNAL_SIZE), random.Random(1).randbytes(JOURNAL_SIZE), random.Random(2).randbytes(100), b"x" * MIB],
+    ids=["empty", "zeros", "random", "random and short", "long"],
+)
 def test_a_damaged_journal_is_worth_nothing_and_in_nobodys_way(tmp_path: Path, damage: bytes) -> None:
     interrupted(tmp_path / "file")
     (tmp_path / "file.fastidm").write_bytes(damage)
