@@ -8,6 +8,10 @@ Rules of this module:
 * A row's position moves after its bytes are in the file, never before (`_advance`).
 * A row is read anew for every piece: its owner may lower `stop` at any time, and when two sinks fill one row, whoever
   is ahead writes; what the other one brings lies below the position by then, and is compared.
+* A page of the map that is gone, or that the disk has no room for, fails the sink, and is no signal. The C one catches the
+  SIGBUS (and falls back to PWRITE where it could not, because the thread blocks SIGBUS, or because somebody has put his own
+  handler over its). The Python one cannot. It touches only pages that it has populated a moment ago, and writes by
+  PWRITE where the kernel cannot populate; a file that is cut in that moment still ends the process.
 * A sink belongs to the thread that owns the table. The C one raises `RuntimeError` when two threads meet in it.
 """
 
@@ -96,9 +100,8 @@ class PureSink:
         self._page = os.sysconf("SC_PAGESIZE")
         self._window = -(-window // self._page) * self._page
         self._gathered = bytearray()  # the last bytes before the cursor
-        self._map: mmap.mmap | None = None  # the file's [map_start, map_stop), writable without a fault below ready
+        self._map: mmap.mmap | None = None  # the file's [map_start, map_stop), populated once below ready
         self._map_start = self._map_stop = self._ready = 0
-        self._can_populate = True
         self._position = self._limit = 0
         self._seam = 0  # bytes after the row's stop that are still to be compared
         self._crossing = False  # the row is full, what comes now is the seam
@@ -349,21 +352,19 @@ class PureSink:
         self._map_start, self._map_stop, self._ready = start, start + length, start
 
     def _populate(self, window: mmap.mmap, at: int, to: int) -> bool:
-        """Make [at, to) of the window writable without a fault. False: this map is no good."""
-        self._ready = max(self._ready, at - at % self._page)  # what lies between is not ours to write
-        while self._ready < to and self._can_populate:
-            stop = min((self._ready // _POPULATE_STEP + 1) * _POPULATE_STEP, self._map_stop)
+        """Make [at, to) of the window writable without a fault, for now. False: this map is no good."""
+        at -= at % self._page
+        while at < to:
+            stop = to if to <= self._ready else min((at // _POPULATE_STEP + 1) * _POPULATE_STEP, self._map_stop)
             try:
-                window.madvise(_MADV_POPULATE_WRITE, self._ready - self._map_start, stop - self._ready)
+                window.madvise(_MADV_POPULATE_WRITE, at - self._map_start, stop - at)
             except OSError as error:
                 if error.errno == codes.EFAULT:
                     cut = os.fstat(self._fd).st_size < stop
                     raise OSError(codes.EIO if cut else codes.ENOSPC, "the file has no room here") from None
-                if error.errno != codes.EINVAL:
-                    return False
-                self._can_populate = False
-            else:
-                self._ready = stop
+                return False
+            at = stop
+            self._ready = max(self._ready, at)
         return True
 
 
