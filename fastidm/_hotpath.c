@@ -692,6 +692,7 @@ static PyType_Spec sink_spec = {
 static int module_exec(PyObject *module)
 {
     PyObject *type = PyType_FromModuleAndSpec(module, &sink_spec, NULL);
+    if (!type && !PyErr_Occurred()) PyErr_NoMemory(); /* of its allocations, one fails in silence in Python 3.11 */
     int result = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
     for (int state = HOLD; result == 0 && state <= CLOSED; state++) {
         PyObject *number = PyLong_FromLong(state);

@@ -322,6 +322,15 @@ def test_a_fault_at_the_block_that_is_copied_is_not_taken_for_one_of_the_file(ru
     assert (ended.code, ended.out, ended.err) == (-signal.SIGBUS, [CAUGHT], "")
 
 
+def test_a_fault_in_a_window_that_nobody_is_writing_to_is_not_caught(run: Run) -> None:
+    ended = run("""
+        part = Part().send(1).cut()
+        line = next(line for line in open("/proc/self/maps") if line.endswith(os.path.realpath("part") + "\\n"))
+        ctypes.memset(int(line.partition("-")[0], 16), 0, 1)
+    """)
+    assert (ended.code, ended.out, ended.err) == (-signal.SIGBUS, [], "")
+
+
 @pytest.mark.parametrize(
     "order",
     [
