@@ -12,7 +12,7 @@ STAMP = $(VENV)/.has-$(1)-$(notdir $(firstword $(CC)))
 SOURCES := pyproject.toml $(wildcard fastidm/_hotpath.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-c bench build clean
+.PHONY: help demo test check check-c asan bench build clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -26,6 +26,24 @@ test: $(call STAMP,test) ## run the tests, against real servers on this machine
 
 check: $(call STAMP,dev) check-c ## lint, types, and the warnings of the C compiler
 	@failed=0; $(RUN) -m ruff check --output-format concise . || failed=1; $(RUN) -m mypy || failed=1; exit $$failed
+
+# The sanitised sink is built beside copies of package and tests, so it is never taken for the real one, and what the tests
+# start finds it as well. The interpreter is not sanitised: the library comes by LD_PRELOAD, and what Python never frees
+# is no leak. What the sink leaks the tests see themselves.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+asan: $(call STAMP,test) ## run the tests of the C sink under AddressSanitizer and UBSan
+	@include=$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	suffix=$$($(RUN) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))'); \
+	python=$$(cd $(VENV)/bin && pwd)/python; library=$$($(CC) -print-file-name=libasan.so 2>/dev/null); \
+	if ! printf '#include <Python.h>\n' | $(CC) -isystem "$$include" -x c -c -o /dev/null - 2>/dev/null; then \
+	    echo "asan: no working compiler with Python's headers (CC=$(CC)), nothing is tested"; exit 1; fi; \
+	if [ ! -e "$$library" ]; then \
+	    echo "asan: the compiler has no libasan.so (CC=$(CC); it comes with gcc), nothing is tested"; exit 1; fi; \
+	rm -rf build/asan && mkdir -p build/asan && cp -R fastidm tests pyproject.toml setup.cfg build/asan && cd build/asan && \
+	rm -f fastidm/_hotpath.*.so && \
+	$(CC) -g -O1 -Wall -Wextra -Werror $(SANITIZE) -shared -fPIC -isystem "$$include" fastidm/_hotpath.c -o "fastidm/_hotpath$$suffix" && \
+	LD_PRELOAD=$$library PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:handle_sigbus=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	$$python -m pytest -p no:cacheprovider tests/storage/test_sink*.py
 
 bench: $(call STAMP,bench) ## measure the hot paths
 	@if [ -d benchmarks/micro ]; then $(RUN) -m pytest benchmarks/micro; \
