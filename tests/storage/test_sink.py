@@ -310,6 +310,18 @@ def test_a_different_overlap_fails_at_its_first_byte_and_writes_nothing(desk: Si
     assert [sink(b"x"), sink(b""), sink.flush()] == [0, None, False]
 
 
+@pytest.mark.parametrize("wrong", [None, 16383, 16384, 20_000])
+def test_an_overlap_longer_than_one_comparison_is_compared_to_its_end(desk: Sit, wrong: int | None) -> None:
+    d = desk((0, SIZE, 21_000))
+    sink = d.armed(0, 0)
+    body = bytearray(BODY)
+    if wrong is not None:
+        body[wrong] ^= 0xFF
+    assert sink(body) == (None if wrong is None else 0)
+    assert sink.mismatch == (-1 if wrong is None else wrong)
+    assert d.holds((0, SIZE if wrong is None else 21_000))
+
+
 def test_an_overlap_longer_than_the_file_is_an_io_error(desk: Sit) -> None:
     d = desk((0, SIZE, 6000))
     os.truncate(d.path, 4000)
