@@ -249,7 +249,7 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
 
 /* Whether a fault in this thread comes to `on_sigbus`, and to it first. It is installed when it is first needed, so a program
  * that never maps keeps its handlers. One that came over it stays there: it may lead to ours, and ours must not lead back.
- * Asked once for each window (m: 0.4 us; before each block it would cost 4 % of what the map costs at its best). */
+ * Asked once for each window (m: 0.4 us; before each block it would cost 7 % of what the map costs at its best). */
 static int guarded(void)
 {
     static int installed = 0;
