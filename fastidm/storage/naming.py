@@ -4,8 +4,9 @@ Rules of this module:
 
 * Pure functions: text in, text out, no disk.
 * One sanitiser, `safe_name`; every name that a server or a URL proposes passes through it, and nothing else is trusted.
-* A name it returns is one component: it cannot leave its folder, hide, move a terminal's cursor, or be a device on
-  Windows; it has room for the suffixes that a download puts behind it.
+* A name it returns is one component: it cannot leave its folder, hide, move a terminal's cursor, pass for an option of a
+  command, or be a device on Windows; it has room for what a download puts behind it.
+* It is neither a link that a desktop follows nor one of our own files: such a name gets `.download` behind it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,20 @@ JOURNAL_SUFFIX = ".fastidm"
 NAME_MAX = 255
 """Bytes that a name may have on every file system of note."""
 
-_ROOM = NAME_MAX - max(len(PART_SUFFIX), len(JOURNAL_SUFFIX))
+NUMBER_MAX = len(" (123)")
+"""Bytes that are kept free for the number of a second file of the same name."""
+
+_LONGEST = NAME_MAX - max(len(PART_SUFFIX), len(JOURNAL_SUFFIX))
+_ROOM = _LONGEST - NUMBER_MAX
 _EXTENSION_MAX = 32
+_HARMLESS = ".download"
+_HARMFUL = (
+    # A file manager takes commands, addresses or icons from these merely by showing or opening them.
+    *(".desktop", ".url", ".lnk", ".scf", ".webloc", ".inetloc", ".fileloc"),
+    *(".library-ms", ".search-ms", ".searchconnector-ms"),
+    # And these belong to the download of another file.
+    *(PART_SUFFIX, JOURNAL_SUFFIX),
+)
 _FORBIDDEN = frozenset('\\/:*?"<>|')
 _DEVICES = frozenset(
     ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
@@ -31,7 +44,7 @@ _DEVICES = frozenset(
 
 
 def safe_name(text: str) -> str:
-    """A file name made of `text`: one component of at most 247 bytes of UTF-8, never empty, "." or "..".
+    """A file name made of `text`: one component of at most 241 bytes of UTF-8, never empty, "." or "..".
 
     Of a path only the last component is used. `safe_name(safe_name(text)) == safe_name(text)`.
     """
@@ -71,9 +84,21 @@ def _cleaned(text: str) -> str:
     components = [c for c in text.replace("\\", "/").split("/") if c.strip(". ")]
     name = "".join(map(_visible, components[-1])) if components else ""
     name = name.lstrip(". ").rstrip(". ")
+    if name.startswith("-"):
+        name = "_" + name[1:]
+    name = _shortened(name)
     if name.partition(".")[0].rstrip(" ").upper() in _DEVICES:
-        name = "_" + name
-    return _shortened(name)
+        name = _shortened("_" + name)
+    if name.lower().endswith(_HARMFUL):
+        name = _cut(name, _ROOM - len(_HARMLESS)) + _HARMLESS
+    return name
+
+
+def numbered(name: str, number: int) -> str:
+    """`name` with ` (number)` before its extension: what a second file of that name is called. Never too long."""
+    stem, extension = _divided(name)
+    end = f" ({number}){extension}"
+    return _cut(stem, _LONGEST - _size(end)) + end
 
 
 def _visible(character: str) -> str:
@@ -85,18 +110,35 @@ def _visible(character: str) -> str:
     return " " if character > "\x9f" and character.isspace() else "_"
 
 
-def _shortened(name: str) -> str:
-    """`name` cut to the bytes there is room for, between characters, with its extension if that is a short one."""
-    if len(name.encode()) <= _ROOM:
-        return name
+def _divided(name: str) -> tuple[str, str]:
+    """(stem, extension with its dot); the extension may be a double one like `.tar.gz`, and is "" if it is none, or long."""
     stem, dot, extension = name.rpartition(".")
-    extension = dot + extension
-    if not stem or len(extension.encode()) > _EXTENSION_MAX:
-        stem, extension = name, ""
-    elif stem.lower().endswith(".tar"):
-        stem, extension = stem[:-4], stem[-4:] + extension
-    stem = stem.encode()[: _ROOM - len(extension.encode())].decode("utf-8", "ignore")
-    return stem.rstrip(". ") + extension
+    if not stem.strip(". ") or not extension or " " in extension or _size(extension) >= _EXTENSION_MAX:
+        return name, ""
+    if stem.lower().endswith(".tar") and stem[:-4].strip(". "):
+        return stem[:-4], stem[-4:] + dot + extension
+    return stem, dot + extension
+
+
+def _shortened(name: str) -> str:
+    """`name` cut to the bytes there is room for, with its extension if that is a short one."""
+    if _size(name) <= _ROOM:
+        return name
+    stem, extension = _divided(name)
+    return _cut(stem, _ROOM - _size(extension)) + extension
+
+
+def _cut(text: str, room: int) -> str:
+    """As much of `text` as fits into `room` bytes, cut between characters; no dot or space at its end."""
+    text = text[:room]
+    while _size(text) > room:
+        text = text[:-1]
+    return text.rstrip(". ")
+
+
+def _size(text: str) -> int:
+    """Bytes of a name on disk."""
+    return len(text.encode("utf-8", "surrogateescape"))
 
 
 def _percent_decoded(text: str) -> bytes:

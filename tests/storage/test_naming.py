@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastidm.storage.naming import name_from_disposition, name_from_url, safe_name
+from fastidm.storage.naming import name_from_disposition, name_from_url, numbered, safe_name
 
 NASTY = [
     *(
@@ -70,14 +70,16 @@ HOSTILE = st.lists(st.one_of(st.text(st.characters()), st.sampled_from(NASTY)), 
 DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {d + n for d in ("COM", "LPT") for n in "0123456789¹²³"}
 
 
-def assert_harmless(name: str) -> None:
+def assert_harmless(name: str, room: str = " (123).fastidm") -> None:
     assert name not in ("", ".", "..")
     assert not set(name) & set('\\/:*?"<>|')
     assert name.isprintable()  # neither control nor bidi nor zero-width characters
     assert not name.startswith(".")
     assert not name.endswith((".", " "))
     assert name.partition(".")[0].rstrip().upper() not in DEVICES
-    assert len(os.fsencode(name + ".fastidm")) <= 255
+    assert not name.startswith("-")
+    assert not name.lower().endswith((".desktop", ".url", ".lnk", ".scf", ".webloc", ".library-ms", ".part", ".fastidm"))
+    assert len(os.fsencode(name + room)) <= 255
     assert unicodedata.normalize("NFC", name) == name
 
 
@@ -85,7 +87,10 @@ def assert_harmless(name: str) -> None:
 @example("CON" + " " * 300 + ".txt")
 @example("x" * 300 + "." + "y" * 300)
 @example("a" + "." * 300 + "txt")
-@example("x" * 246 + " " + "y" * 50)
+@example("x" * 240 + " " + "y" * 50)
+@example("CON" + " " * 300 + "x.txt")
+@example("x" * 233 + ".desktop" + "y" * 50)
+@example("x" * 300 + ".desktop")
 def test_any_text_becomes_a_harmless_name_and_stays_it(text: str) -> None:
     name = safe_name(text)
     assert_harmless(name)
@@ -135,6 +140,16 @@ def test_no_header_and_no_url_leads_out_of_the_folder(text: str) -> None:
         ("cafe\u0301.txt", "caf\xe9.txt"),
         ("日本\u3000語.zip", "日本 語.zip"),
         ("lone\ud800surrogate", "lone_surrogate"),
+        ("-rf", "_rf"),
+        ("--help.txt", "_-help.txt"),
+        ("evil.desktop", "evil.desktop.download"),
+        ("Evil.LNK. ", "Evil.LNK.download"),
+        ("view.library-ms", "view.library-ms.download"),
+        ("other.iso.part", "other.iso.part.download"),
+        ("other.iso.fastidm", "other.iso.fastidm.download"),
+        (".desktop", "desktop"),
+        ("a.lnk\u212a", "a.lnkK"),
+        ("a.ln\u212a", "a.lnK.download"),
     ],
 )
 def test_examples_of_safe_names(text: str, name: str) -> None:
@@ -142,10 +157,38 @@ def test_examples_of_safe_names(text: str, name: str) -> None:
 
 
 def test_a_long_name_is_cut_between_characters_and_keeps_its_extension() -> None:
-    assert safe_name("x" * 300 + ".iso") == "x" * 243 + ".iso"
-    assert safe_name("漢" * 100 + ".tar.gz") == "漢" * 80 + ".tar.gz"
-    assert safe_name("x" + "漢" * 100 + ".zip") == "x" + "漢" * 80 + ".zip"
-    assert safe_name("x" * 300 + "." + "y" * 40) == "x" * 247
+    assert safe_name("x" * 300 + ".iso") == "x" * 237 + ".iso"
+    assert safe_name("漢" * 100 + ".tar.gz") == "漢" * 78 + ".tar.gz"
+    assert safe_name("x" + "漢" * 100 + ".zip") == "x" + "漢" * 78 + ".zip"
+    assert safe_name("x" * 300 + "." + "y" * 40) == "x" * 241
+
+
+@pytest.mark.parametrize(
+    ("name", "second"),
+    [
+        ("disk.iso", "disk (2).iso"),
+        ("src.tar.gz", "src (2).tar.gz"),
+        ("SRC.TAR.XZ", "SRC (2).TAR.XZ"),
+        (".tar.gz", ".tar (2).gz"),
+        ("README", "README (2)"),
+        (".profile", ".profile (2)"),
+        ("Vol. 2 of 3", "Vol. 2 of 3 (2)"),
+        ("ends with a dot.", "ends with a dot (2)"),
+        ("disk (2).iso", "disk (2) (2).iso"),
+        ("bytes\udce9.txt", "bytes\udce9 (2).txt"),
+        ("x" * 300 + ".iso", "x" * 239 + " (2).iso"),
+        ("漢" * 90 + ".tar.gz", "漢" * 78 + " (2).tar.gz"),
+    ],
+)
+def test_a_second_file_of_a_name_is_numbered_before_its_extension(name: str, second: str) -> None:
+    assert numbered(name, 2) == second
+
+
+@given(HOSTILE.map(safe_name), st.integers(1, 999))
+def test_a_numbered_name_is_as_harmless(name: str, number: int) -> None:
+    second = numbered(name, number)
+    assert f" ({number})" in second
+    assert_harmless(second, room=".fastidm")
 
 
 @pytest.mark.parametrize(
