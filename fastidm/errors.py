@@ -214,21 +214,43 @@ EXIT_CODES: dict[int, tuple[str, str]] = {
 
 
 def redact(url: str) -> str:
-    """`url` as it may be shown, logged or kept: without password, query or fragment.
+    """`url` as it may be shown, logged or kept: without user, password, query or fragment.
 
-    Signed links carry their secret in the query, so the whole query goes. Works on any text, also on what is no URL.
+    Signed links carry their secret in the query, so the whole query goes. Works on any text, also on what is no URL; where it
+    cannot be told whether something is a password it is taken for one.
     """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme.isascii() and scheme.isalnum():
+        url = f"{scheme}://{_without_user(rest)}"
+    elif "@" in _path_of(url) or ("@" in url and ":" in _path_of(url)):
+        url = _behind_user(url)
     url, hash_mark, _ = url.partition("#")
     url, question, _ = url.partition("?")
-    scheme, separator, rest = url.partition("://")
-    if separator:
-        authority, slash, path = rest.partition("/")
-        host = authority.rpartition("@")[2]
-        user = "***@" if "@" in authority else ""
-        url = f"{scheme}://{user}{host}{slash}{path}"
-    elif "@" in url:
-        url = "***@" + url.rpartition("@")[2]
     return printable(url + ("?***" if question else "") + ("#***" if hash_mark else ""))
+
+
+def _without_user(rest: str) -> str:
+    """What stands behind the scheme of a URL, without user and password."""
+    path = _path_of(rest)
+    authority = path.partition("/")[0]
+    if "@" in authority:
+        return "***@" + authority.rpartition("@")[2] + rest[len(authority) :]
+    _, colon, port = authority.rpartition(":")
+    if not colon or (authority.startswith("[") and authority.endswith("]")):
+        return rest
+    # "ann:pass/word@host", a password that was not encoded, reads as host "ann" and something behind it.
+    proper = (port.isdigit() or not port) and "@" not in (path if "/" in path else rest)
+    return rest if proper else _behind_user(rest)
+
+
+def _behind_user(text: str) -> str:
+    """`text` from its host on, if it can be told where that is."""
+    path = _path_of(text)
+    return "***@" + path.rpartition("@")[2] + text[len(path) :] if "@" in path else "***"
+
+
+def _path_of(text: str) -> str:
+    return text.partition("#")[0].partition("?")[0]
 
 
 def printable(text: str) -> str:

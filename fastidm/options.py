@@ -7,7 +7,7 @@ default and the same meaning. Values are checked once, in `Options.__post_init__
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from fastidm.errors import UsageError, printable, redact
 
@@ -59,6 +59,8 @@ class Options:
     connect_timeout: float = 15.0
     """Seconds that one connection may take until the head of its answer is complete."""
     max_redirects: int = 20
+    allow_downgrade: bool = False
+    """Follow redirects from https down to http."""
     io: str = "auto"
     sync: bool = True
     """False: do not wait for the disk; exit 0 then does not promise to survive a power cut."""
@@ -84,14 +86,63 @@ class Options:
             if getattr(self, name) > MOST:
                 raise UsageError(f"{name} must be at most {MOST}")
         for name in ("user_agent", "user", "proxy"):
-            if any(c in (getattr(self, name) or "") for c in "\r\n\0"):
+            if not _is_one_line(getattr(self, name) or ""):
                 raise UsageError(f"{name} must be one line")
-        if self.proxy and self.proxy.partition("://")[0].lower() not in PROXY_SCHEMES:
-            raise UsageError(f"proxy must begin with one of {', '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}")
+        if self.proxy:
+            scheme, _, rest = self.proxy.partition("://")
+            if scheme.lower() not in PROXY_SCHEMES:
+                raise UsageError(f"proxy must begin with one of {', '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}")
+            if problem := _problem_of_address(rest):
+                raise UsageError(f"proxy has {problem}: {redact(self.proxy)}")
         for header in self.headers:
             name, colon, _ = header.partition(":")
-            if not colon or not name.strip() or any(c in header for c in "\r\n\0"):
+            if not colon or not name.strip() or not _is_one_line(header):
                 raise UsageError("a header must look like 'Name: value', on one line")
+
+    def __repr__(self) -> str:
+        """What differs from the defaults, without secrets."""
+        shown = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            if field.name == "headers":
+                value = tuple(f"{header.partition(':')[0]}: ***" for header in value)
+            elif field.name == "user":
+                value = "***"
+            elif field.name == "proxy":
+                value = redact(value)
+            shown.append(f"{field.name}={value!r}")
+        return f"Options({', '.join(shown)})"
+
+
+def _is_one_line(text: str) -> bool:
+    """Whether `text` can be sent in a header; bytes that are no text come from a shell as surrogates."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return not any(c in text for c in "\r\n\0")
+
+
+def _problem_of_address(rest: str) -> str:
+    """What is wrong with host and port in `rest`, what stands behind `scheme://` in a URL; "" if nothing is."""
+    authority = rest.partition("#")[0].partition("?")[0].partition("/")[0].rpartition("@")[2]
+    if authority.startswith("["):
+        host, _, port = authority[1:].partition("]")
+    else:
+        host, colon, port = authority.partition(":")
+        port = colon + port
+    if not host:
+        return "no host"
+    try:
+        host.isascii() or host.encode("idna")
+    except UnicodeError:
+        return "no valid host"
+    number = port[1:] or "0"  # "host:" means the usual port
+    if port and not (port[0] == ":" and number.isascii() and number.isdigit() and int(number[:6]) <= 65535):
+        return "no valid port"
+    return ""
 
 
 def parse_checksum(text: str) -> tuple[str, str]:
@@ -150,18 +201,10 @@ def check_url(url: str) -> None:
     if scheme.lower() not in SCHEMES:
         near = nearest(scheme.lower(), SCHEMES)
         hint = f"did you mean {near}?" if near else "http and https are"
-        raise UsageError(f"not supported: {printable(scheme)}://", hint)
-    authority = rest.partition("#")[0].partition("?")[0].partition("/")[0].rpartition("@")[2]
-    if authority.startswith("["):
-        host, _, port = authority[1:].partition("]")
-    else:
-        host, colon, port = authority.partition(":")
-        port = colon + port
-    if not host:
-        raise UsageError(f"no host in {redact(url)}")
-    number = port[1:] or "0"  # "host:" means the usual port
-    if port and not (port[0] == ":" and number.isascii() and number.isdigit() and int(number[:6]) <= 65535):
-        raise UsageError(f"no valid port in {redact(url)}", "a port is a number up to 65535")
+        shown = f"{scheme}://" if scheme.isalnum() else redact(url)
+        raise UsageError(f"not supported: {printable(shown)}", hint)
+    if problem := _problem_of_address(rest):
+        raise UsageError(f"{problem} in {redact(url)}", "a port is a number up to 65535" if "port" in problem else "")
 
 
 def nearest(word: str, choices: Iterable[str], likeness: float = 0.6) -> str | None:

@@ -71,6 +71,8 @@ def contained(method: Method) -> Method:
     def call(self: RunningTask, *arguments: Any, **named: Any) -> None:
         try:
             method(self, *arguments, **named)
+        except FastidmError as error:
+            self.machine.fail(error)
         except Exception as error:
             failure = FastidmError(f"internal error: {type(error).__name__}: {error}", "please report it")
             failure.__cause__ = error

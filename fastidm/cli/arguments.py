@@ -208,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--connect-timeout", metavar="SECONDS", type=_seconds, help=f"longest wait for one answer to begin {default}")
     default = f"(default {Options.max_redirects})"
     add("--max-redirects", metavar="N", type=_whole, help=f"most redirects to follow {default}")
+    add("--allow-downgrade", action="store_true", help="follow redirects from https down to http")
 
     add = _group(parser, "output")
     add("-q", "--quiet", action="store_true", help="nothing but errors")
@@ -250,11 +251,11 @@ def _look_for_single_dashes(parser: argparse.ArgumentParser, arguments: Sequence
 
 
 def _unknown_flag(argument: str, known: Iterable[str]) -> UsageError:
-    word = argument.partition("=")[0]
+    word = argument.partition("=")[0].partition(":")[0]  # what follows may be a secret
     if not word.startswith("--"):
         near = nearest("-" + word, known, 0.8) if len(word) > 2 else None
         if not near:
-            word = word[:2]  # what follows may be a secret, as in -pPASSWORD
+            word = word[:2]  # here too, as in -pPASSWORD
             near = word.swapcase() if word.swapcase() in known else None
     else:
         near = nearest(word, known)

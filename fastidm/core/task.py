@@ -304,7 +304,9 @@ class TaskMachine:
         if connection.url != self.connections.url:
             return  # another one was redirected before, and led the way
         self._hops += 1
-        there = follow(connection.url, location, self._hops, self.options.max_redirects)
+        there = follow(
+            connection.url, location, self._hops, self.options.max_redirects, downgrade=self.options.allow_downgrade
+        )
         if isinstance(there, FastidmError):
             self.fail(there)
             return

@@ -39,7 +39,9 @@ _TROUBLES = {
 
 def trouble_of(code: int, message: str) -> tuple[Trouble, str]:
     """(trouble, one short printable detail) of a failed transfer, from libcurl's code and message."""
-    detail = printable(message.strip())[:200]
+    if message.startswith("Unsupported proxy"):  # and then its whole address, password included
+        return Trouble.LOCAL, "the proxy's address cannot be used"
+    detail = printable(message.strip())[:200] if "@" not in message else ""
     if "CONNECT tunnel failed" in message:
         return (Trouble.PROXY_AUTH, "") if "407" in message else (Trouble.PROXY, detail)
     return _TROUBLES.get(code, Trouble.BROKEN), detail

@@ -4,7 +4,7 @@ Rules of this module:
 
 * fastidm follows redirects itself (`core.redirect`), so libcurl never does; http and https only, whatever the URL says.
 * Secrets of the user (headers, name and password, netrc, client certificate) go to the origin of the user's own URL and to
-  no other.
+  no other. The cookies of a file go where that file says; it knows no ports, so to another origin on the usual ones only.
 * Segments use HTTP/1.1: over HTTP/2 all of them would share one TCP connection and its window.
 * `Accept-Encoding: identity` always, since an encoded part cannot be placed.
 """
@@ -16,6 +16,7 @@ import os
 import pycurl
 
 from fastidm import __version__
+from fastidm.core.redirect import origin
 from fastidm.errors import UsageError, redact
 from fastidm.options import Options
 
@@ -47,21 +48,21 @@ def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, 
     set(_SUPPRESS_CONNECT_HEADERS, 1)
     if first is not None:
         set(pycurl.RANGE, f"{first}-{'' if last is None else last}")
-    set(pycurl.USERAGENT, (options.user_agent or f"fastidm/{__version__}").encode())
+    set(pycurl.USERAGENT, _bytes(options.user_agent or f"fastidm/{__version__}"))
     headers = [b"Accept-Encoding: identity"]
     if trusted:
-        headers += [header.encode() for header in options.headers]
+        headers += map(_bytes, options.headers)
         if options.user is not None:
             name, _, password = options.user.partition(":")
-            set(pycurl.USERNAME, name.encode())
-            set(pycurl.PASSWORD, password.encode())
+            set(pycurl.USERNAME, _bytes(name))
+            set(pycurl.PASSWORD, _bytes(password))
         if options.netrc:
             set(pycurl.NETRC, pycurl.NETRC_OPTIONAL)
     set(pycurl.HTTPHEADER, headers)
-    if options.cookie_file is not None:
+    if options.cookie_file is not None and (trusted or _port_is_usual(url)):
         set(pycurl.COOKIEFILE, os.fsencode(options.cookie_file))
     if options.proxy is not None:
-        set(pycurl.PROXY, options.proxy.encode())
+        set(pycurl.PROXY, _bytes(options.proxy))
     _configure_tls(curl, options, trusted)
 
 
@@ -85,6 +86,15 @@ def ascii_url(url: str) -> str:
 
 def _quoted(text: str) -> str:
     return "".join(c if c.isascii() else "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "replace")) for c in text)
+
+
+def _port_is_usual(url: str) -> bool:
+    return ":" not in origin(url).partition("://")[2].rpartition("]")[2]
+
+
+def _bytes(text: str) -> bytes:
+    """As UTF-8; bytes of a command line that are no text go out as they came."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _configure_tls(curl: pycurl.Curl, options: Options, trusted: bool) -> None:

@@ -46,7 +46,12 @@ def test_a_location_is_read_from_where_it_was_sent(location: str, there: str) ->
         "http://[::1",
         "http://[nonsense]/",
         "/x\r\nX-Evil: 1",
+        "/x\r\nX-Evil:1",
+        "/x\nX-Evil:1",
+        "/x\rX-Evil:1",
+        "\n/x",
         "/x\x00",
+        "ht\ttp://mirror.test/x",
         "/x y",
         "/\u202egnp.exe",
     ],
@@ -66,6 +71,11 @@ def test_https_is_never_left_for_http_but_http_may_become_https() -> None:
     assert isinstance(follow(HERE, "http://server.test/x.bin", 1, 20), RedirectError)
     assert isinstance(follow("HTTPS://server.test/", "http://server.test/x.bin", 1, 20), RedirectError)
     assert follow("http://server.test/", "https://server.test/x.bin", 1, 20) == "https://server.test/x.bin"
+
+
+def test_https_is_left_for_http_when_the_user_allows_it_and_for_nothing_else() -> None:
+    assert follow(HERE, "http://server.test/x.bin", 1, 20, downgrade=True) == "http://server.test/x.bin"
+    assert isinstance(follow(HERE, "ftp://server.test/x.bin", 1, 20, downgrade=True), RedirectError)
 
 
 def test_as_many_hops_as_the_user_allows_and_not_one_more() -> None:
