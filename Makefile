@@ -12,7 +12,7 @@ STAMP = $(VENV)/.has-$(1)-$(notdir $(firstword $(CC)))
 SOURCES := pyproject.toml $(wildcard fastidm/_hotpath.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-c asan bench build clean
+.PHONY: help demo test check check-c asan bench fuzz build clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -48,6 +48,9 @@ asan: $(call STAMP,test) ## run the tests of the C sink under AddressSanitizer a
 bench: $(call STAMP,bench) ## measure the hot paths
 	@if [ -d benchmarks/micro ]; then $(RUN) -m pytest benchmarks/micro; \
 	else echo "There are no benchmarks yet."; fi
+
+fuzz: $(call STAMP,fuzz) ## fuzz each parser of hostile input for FUZZ_SECONDS (default 20)
+	@$(RUN) -m tests.fuzz --seconds $(or $(FUZZ_SECONDS),20) $(FUZZ)
 
 build: $(call STAMP,run) ## make the wheel and the sdist in dist/
 	@$(PIP) install build
@@ -85,3 +88,4 @@ $(eval $(call installed,run,.,))
 $(eval $(call installed,test,.[test],run))
 $(eval $(call installed,dev,.[dev],run test))
 $(eval $(call installed,bench,.[bench],run))
+$(eval $(call installed,fuzz,.[fuzz],run))

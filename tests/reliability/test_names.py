@@ -12,7 +12,6 @@ import os
 import random
 import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from io import StringIO
@@ -29,6 +28,7 @@ from fastidm.net.errors import trouble_of
 from fastidm.storage.naming import name_from_disposition, name_from_url
 from tests.support.command import Outcome, call, run
 from tests.support.content import content
+from tests.support.names import faults_of
 from tests.support.oddserver import Exchange, File, Habit, OddServer
 
 MIB = 1 << 20
@@ -36,13 +36,6 @@ DATA = content(2 * MIB, seed=61)
 SMALL = DATA[:2000]
 NAMES = 120_000
 """How many names the seeded generator makes."""
-
-BIDI = {chr(c) for c in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-CONTROLS = {chr(c) for c in (*range(0x20), *range(0x7F, 0xA0))}
-FORBIDDEN = set('\\/:*?"<>|')
-FOLLOWED = (".desktop", ".url", ".lnk", ".scf", ".webloc", ".library-ms")
-OURS = (".part", ".fastidm")
-DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\xb9\xb2\xb3]) *(\..*)?", re.IGNORECASE | re.DOTALL)
 
 Serve = Callable[[Habit], OddServer]
 
@@ -60,29 +53,6 @@ def odd() -> Iterator[Serve]:
     """`server = odd(habit)`: a server that is stopped when the test ends."""
     with ExitStack() as stack:
         yield lambda habit: stack.enter_context(OddServer(habit))
-
-
-def faults_of(name: str) -> list[str]:
-    """What is wrong with a file name that a server chose."""
-    found = []
-    if name in ("", ".", "..") or os.path.dirname(os.path.normpath(os.path.join("/folder", name))) != "/folder":
-        found.append("outside the folder")
-    if name.startswith("."):
-        found.append("a dot file")
-    characters = set(name)
-    if characters & (CONTROLS | BIDI) or any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in characters):
-        found.append("a character that moves or hides")
-    if characters & FORBIDDEN or name[-1:] in (".", " "):
-        found.append("not a name everywhere")
-    if DEVICE.fullmatch(name):
-        found.append("a device")
-    if len(name.encode("utf-8", "surrogatepass")) + len(" (123).fastidm") > 255:
-        found.append("too long")
-    if name.lower().endswith(FOLLOWED):
-        found.append("a link that a desktop follows")
-    if name.lower().endswith(OURS):
-        found.append("a file of another download")
-    return found
 
 
 # --- the sanitiser ---
