@@ -1,6 +1,7 @@
 """Fuzz with atheris: `python -m tests.fuzz [TARGET]... [--seconds N]`; without targets all of them.
 
-Each runs in a process of its own, as libFuzzer ends the process that it runs in. What breaks a promise is printed as bytes that a test can hold. Exit code 0: nothing did.
+Each runs in a process of its own, as libFuzzer ends the process that it runs in. What breaks a promise is printed as bytes that
+a test can hold. Exit code 0: nothing did.
 """
 
 from __future__ import annotations
