@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import cache
 
 from fastidm.cli.arguments import Command, TextRequested, parse
-from fastidm.core.redirect import follow
+from fastidm.core.redirect import follow, origin
 from fastidm.core.response import (
     Accepted,
     Again,
@@ -35,7 +35,7 @@ from fastidm.core.retry import parse_http_date, retry_after
 from fastidm.core.segments import ROW_BYTES
 from fastidm.errors import FastidmError, JournalVersionError, RedirectError, UsageError, printable, redact
 from fastidm.net.errors import trouble_of
-from fastidm.net.setup import ascii_url, origin
+from fastidm.net.setup import ascii_url
 from fastidm.net.transfers import parse_head
 from fastidm.options import Options, check_url, parse_checksum, parse_size
 from fastidm.storage.journal import Journal, JournalDamaged
