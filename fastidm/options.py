@@ -70,6 +70,8 @@ class Options:
     """What to do when the remote file changed: "fail" (exit 8) or "restart"."""
     overwrite: bool = False
     """Replace a finished file of the same name."""
+    rename: bool = False
+    """Where the name is taken, by a file or by another download, use the next free one of `name (1).ext`, `name (2).ext`..."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.connections <= MAX_CONNECTIONS:
@@ -88,6 +90,8 @@ class Options:
         for name in ("user_agent", "user", "proxy"):
             if not _is_one_line(getattr(self, name) or ""):
                 raise UsageError(f"{name} must be one line")
+        if self.overwrite and self.rename:
+            raise UsageError("overwrite and rename exclude each other")
         if self.proxy:
             scheme, _, rest = self.proxy.partition("://")
             if scheme.lower() not in PROXY_SCHEMES:

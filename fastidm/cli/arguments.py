@@ -112,6 +112,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         for flag, field in (("--output", "output"), ("--checksum", "checksum")):
             if field in values:
                 raise UsageError(f"{flag} fits one URL, not {len(urls)}")
+    if "overwrite" in values and "rename" in values:
+        raise UsageError("--overwrite and --rename exclude each other")
     quiet, json = values.pop("quiet", False), values.pop("json", False)
     if "headers" in values:
         values["headers"] = tuple(line for lines in values["headers"] for line in lines)
@@ -167,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", metavar="FILE", type=_file_name, help="name of the file (one URL only), in DIR if -d is given")
     add("-d", "--dir", dest="directory", metavar="DIR", help="folder of the files (default: here)")
     add("--overwrite", action="store_true", help="replace a finished file of the same name")
+    add("--rename", action="store_true", help="if the name is taken, use the next one: 'name (1).ext', 'name (2).ext', ...")
 
     add = _group(parser, "speed")
     default = f"1 to {MAX_CONNECTIONS} (default {Options.connections})"

@@ -115,4 +115,4 @@ def _not_plain(path: str) -> UnsafePathError:
 
 
 def _exists(shown: str) -> ExistsError:
-    return ExistsError(f"{printable(shown)} exists", "choose another name with -o, or replace it with --overwrite")
+    return ExistsError(f"{printable(shown)} exists", "choose another name with -o or --rename, or replace it with --overwrite")

@@ -7,6 +7,7 @@ Rules of this module:
   written. A damaged one, or one without its part file, is dropped: nobody ever has to delete it by hand.
 * Whatever moment a run ends at, the next one leaves nothing but the file, or what can be resumed.
 * While part file and journal are held, both are locked: a second process gets `LockedError` and changes nothing.
+* With the option `rename` a name that is taken, by a file or by another download, makes it go on to the next number.
 * Files of up to `SMALL` bytes or of unknown length have no journal, and their part file does not outlive `close`.
 * Every OSError becomes one of our errors here; the foreign one stays as its cause.
 """
@@ -20,16 +21,19 @@ from typing import TYPE_CHECKING
 
 from fastidm.core.response import Content as Content
 from fastidm.core.segments import ROW_BYTES
-from fastidm.errors import ExistsError, IntegrityError, StorageError, printable, redact
+from fastidm.errors import ExistsError, IntegrityError, LockedError, StorageError, printable, redact
 from fastidm.options import Options
 from fastidm.storage import owned, place
 from fastidm.storage.errors import mapped
-from fastidm.storage.naming import JOURNAL_SUFFIX, PART_SUFFIX
+from fastidm.storage.naming import JOURNAL_SUFFIX, PART_SUFFIX, numbered
 from fastidm.storage.partfile import SMALL as SMALL
 from fastidm.storage.partfile import PartChanged, PartFile
 
 if TYPE_CHECKING:
     from fastidm.storage.journal import Identity, Journal
+MOST_NUMBERS = 9999
+"""How far `rename` counts."""
+
 
 @dataclass(frozen=True)
 class Resumable:
@@ -50,14 +54,13 @@ class Target:
     """
 
     def __init__(self, path: str, url: str, options: Options) -> None:
-        self.path = path
         try:
-            here = os.getcwd()  # whoever embeds us may change it meanwhile
+            self._here = os.getcwd()  # whoever embeds us may change it meanwhile
         except OSError:
-            here = "."
-        self._final = os.path.join(here, path)
-        self.part_path = self._final + PART_SUFFIX
-        self.journal_path = self._final + JOURNAL_SUFFIX
+            self._here = "."
+        self._wanted = path
+        self._number = 0
+        self._take_name(path)
         self.table = memoryview(b"")
         """The segment table, writable from `begin` or `resume` to the end."""
         self._url = url
@@ -88,10 +91,23 @@ class Target:
     def prepare(self) -> Resumable | None:
         """Before the first request: may there be a file at `path`, and what has an earlier run left? Milliseconds.
 
-        What is returned stays open and locked until `begin`, `close` or `discard`.
+        What is returned stays open and locked until `begin`, `close` or `discard`. With `rename` it goes on to the first name
+        that is free, or under which the same URL was being downloaded.
 
         Raises `ExistsError`, `UnsafePathError`, `LockedError`, `JournalVersionError`, `StorageError`.
         """
+        while True:
+            try:
+                found = self._prepare()
+            except (ExistsError, LockedError) as error:
+                self._next_name(error)
+                continue
+            if found is None or found.same_url or not self._options.rename:
+                return found
+            self.close()
+            self._next_name(owned.locked(self.part_path))
+
+    def _prepare(self) -> Resumable | None:
         with mapped(self.path):
             place.check_folder(self._final, self.path)
             try:
@@ -111,6 +127,15 @@ class Target:
 
         Raises `NoSpaceError`, `LockedError`, `UnsafePathError`, `StorageError`; then nothing new is left behind.
         """
+        while True:
+            try:
+                self._begin(content)
+                return
+            except LockedError as error:  # somebody was faster
+                self._next_name(error)
+            self.prepare()
+
+    def _begin(self, content: Content) -> None:
         with mapped(self.path):
             self.discard()
             self._drop_stale()
@@ -174,13 +199,46 @@ class Target:
             if self._options.sync:
                 self._sync(part)
             part.check()
-            place.publish(self.part_path, self._final, self.path, overwrite=self._options.overwrite)
+            self._publish()
             if self._options.sync:
                 owned.sync_folder(os.path.dirname(self._final))
         try:
             self.discard()
         except StorageError:
             pass  # the file is complete and in its place; a journal without a part file is worth nothing
+
+    def _publish(self) -> None:
+        while True:
+            try:
+                place.publish(self.part_path, self._final, self.path, overwrite=self._options.overwrite)
+                return
+            except ExistsError as error:
+                self._next_name(error)
+
+    def _next_name(self, error: StorageError) -> None:
+        """Go on to the next number, as the name is taken; where that is not wanted, or there are too many, raise `error`.
+
+        Part file and journal that are held keep their names: the file came up while it was downloaded, and the next name is
+        then one that is free in every way.
+        """
+        while self._options.rename and self._number < MOST_NUMBERS:
+            self._number += 1
+            folder, name = os.path.split(self._wanted)
+            path = os.path.join(folder, numbered(name, self._number))
+            if self._part is None:
+                self._take_name(path)
+                return
+            final = os.path.join(self._here, path)
+            if not any(os.path.lexists(final + suffix) for suffix in ("", PART_SUFFIX, JOURNAL_SUFFIX)):
+                self.path, self._final = path, final
+                return
+        raise error
+
+    def _take_name(self, path: str) -> None:
+        self.path = path
+        self._final = os.path.join(self._here, path)
+        self.part_path = self._final + PART_SUFFIX
+        self.journal_path = self._final + JOURNAL_SUFFIX
 
     def close(self, keep: bool = True) -> None:
         """Close everything and keep what can be resumed; what cannot is removed. Idempotent, raises nothing.

@@ -59,6 +59,7 @@ FLAGS: list[tuple[list[str], str, Any]] = [
     (["--restart"], "restart", True),
     (["--on-change", "restart"], "on_change", "restart"),
     (["--overwrite"], "overwrite", True),
+    (["--rename"], "rename", True),
 ]
 
 MISTAKES: list[tuple[list[str], str, str]] = [
@@ -93,6 +94,7 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     (["--checksum", "sha256:12", URL], "--checksum: a sha256 checksum has 64", ""),
     (["--checksum", "sha265:12", URL], "unknown checksum algorithm 'sha265'", "sha256"),
     (["--checksum", f"sha256:{SHA}", URL, URL], "--checksum fits one URL, not 2", ""),
+    (["--overwrite", "--rename", URL], "--overwrite and --rename exclude each other", ""),
     (["-o", "f", URL, URL], "--output fits one URL, not 2", ""),
     (["-o", "-", URL], "not standard output", "./-"),
     (["-o", "folder/", URL], "--output must name a file", "--dir"),

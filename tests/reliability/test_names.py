@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from urllib.parse import quote
@@ -198,6 +199,37 @@ def test_a_name_that_is_taken_is_not_replaced(odd: Serve, folder: Path) -> None:
     assert "taken.bin exists" in outcome.complaint
     assert os.listdir(folder) == ["taken.bin"]
     assert (folder / "taken.bin").read_text() == "mine"
+
+
+@pytest.mark.row("H65")
+def test_a_name_that_is_taken_gets_a_number_when_that_is_asked_for(odd: Serve, folder: Path) -> None:
+    (folder / "taken.tar.gz").write_text("mine")
+    server = odd(named('attachment; filename="taken.tar.gz"'))
+    for number in (1, 2):
+        assert call("--rename", server.url + "/a.bin", cwd=folder).code == 0
+        assert (folder / f"taken ({number}).tar.gz").read_bytes() == SMALL
+    assert sorted(os.listdir(folder)) == ["taken (1).tar.gz", "taken (2).tar.gz", "taken.tar.gz"]
+    assert (folder / "taken.tar.gz").read_text() == "mine"
+
+
+@pytest.mark.row("F20")
+@pytest.mark.parametrize("same", [True, False], ids=["the same URL twice", "two URLs of one name"])
+def test_of_two_downloads_to_one_name_one_is_the_file_and_the_other_says_so(same: bool, odd: Serve, folder: Path) -> None:
+    servers = [odd(File(DATA)), odd(File(DATA[::-1]))]
+    urls = [server.url + "/a.bin" for server in servers]
+    if same:
+        urls[1] = urls[0]
+    outcome = call("--json", *urls, cwd=folder)
+    (done,), (error,) = outcome.of("done"), outcome.of("error")
+    assert outcome.code == error["exit_code"] in (11, 12)
+    the_file(folder, replace(outcome, code=0), DATA if same or done["task"] == 1 else DATA[::-1])
+
+    outcome = call("--json", "--rename", *urls, cwd=folder)
+    assert outcome.code == 0
+    assert {event["path"] for event in outcome.of("done")} == {str(folder / f"a ({number}).bin") for number in (1, 2)}
+    for event in outcome.of("done"):
+        assert Path(event["path"]).read_bytes() == (DATA if same or event["task"] == 1 else DATA[::-1])
+    assert len(os.listdir(folder)) == 3
 
 
 # --- the terminal ---
