@@ -78,7 +78,7 @@ def ascii_url(url: str) -> str:
     user, at_sign, host = rest[:end].rpartition("@")
     try:
         name, colon, port = host.partition(":")
-        host = name.encode("idna").decode("ascii") + colon + port
+        host = (name if name.isascii() else name.encode("idna").decode("ascii")) + colon + port
     except UnicodeError:
         raise UsageError(f"a host name that cannot be: {redact(url)}") from None
     return f"{scheme}://{_quoted(user)}{at_sign}{host}{_quoted(rest[end:])}"

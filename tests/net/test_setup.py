@@ -47,6 +47,7 @@ def test_other_origins(one: str, other: str) -> None:
         ("http://h/é?ü#ß", "http://h/%C3%A9?%C3%BC#%C3%9F"),
         ("http://bücher.example:8080/x", "http://xn--bcher-kva.example:8080/x"),
         ("http://zoë:pässword@h/", "http://zo%C3%AB:p%C3%A4ssword@h/"),
+        ("http://" + "a" * 70 + "/é", "http://" + "a" * 70 + "/%C3%A9"),
     ],
 )
 def test_a_url_goes_over_the_wire_in_ascii(written: str, sent: str) -> None:
