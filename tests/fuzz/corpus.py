@@ -73,6 +73,10 @@ SEEDS: dict[str, Iterable[bytes]] = {
     ],
     "unsatisfied_range": [b"bytes */100", b"BYTES */0", b"bytes */9223372036854775807"],
     "length": [b"100", b"100\n100", b"100, 100", b"9223372036854775807", b"0"],
+    "digest": [
+        b"sha-256=:" + b"A" * 43 + b"=:",
+        b"md5=:x:, SHA-512 = :" + b"A" * 86 + b"==:\nsha-256=:bad:",
+    ],
     "retry_after_field": [b"120", b" 0 ", b"Sun, 06 Nov 1994 08:49:37 GMT", b"Fri, 31 Dec 9999 23:59:59 UTC", b"9999999999"],
     "head": HEADS,
     "verdict": [choice + text for text in HEADS for choice in (b"\x00\x01", b"\x80\x12", b"\x00\x1b")],

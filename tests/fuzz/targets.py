@@ -6,6 +6,7 @@ documented; it never fails for bad input. What is promised is said here in other
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 import re
@@ -30,6 +31,7 @@ from fastidm.core.response import (
     judge,
     parse_content_range,
     parse_unsatisfied,
+    promised_digest,
 )
 from fastidm.core.retry import parse_http_date, retry_after
 from fastidm.core.segments import ROW_BYTES
@@ -252,6 +254,16 @@ def length(data: bytes) -> None:
     assert found is not None and 0 <= found <= LARGEST
     for _, value in fields:  # every length that was sent is this one
         assert all(_digits(found, part) for part in value.split(","))
+
+
+@target
+def digest(data: bytes) -> None:
+    fields = tuple(("repr-digest", line) for line in data.decode("latin-1").split("\n"))
+    found = promised_digest(Head(200, fields))
+    if found is not None:
+        assert found in [parse_checksum(f"{name}:{found[1]}") for name in ("sha256", "sha512") if name == found[0]]
+        sent = base64.b64encode(bytes.fromhex(found[1])).decode()
+        assert any(f":{sent}:" in value for _, value in fields)
 
 
 @target
