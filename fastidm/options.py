@@ -133,7 +133,9 @@ def _problem_of_address(rest: str) -> str:
     """What is wrong with host and port in `rest`, what stands behind `scheme://` in a URL; "" if nothing is."""
     authority = rest.partition("#")[0].partition("?")[0].partition("/")[0].rpartition("@")[2]
     if authority.startswith("["):
-        host, _, port = authority[1:].partition("]")
+        host, bracket, port = authority[1:].partition("]")
+        if not bracket or not host.isascii():
+            return "no valid host"
     else:
         host, colon, port = authority.partition(":")
         port = colon + port

@@ -116,6 +116,8 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     (["https://h:http/f"], "no valid port", ""),
     (["https://h:65536/f"], "no valid port", ""),
     (["https://[::1]80/f"], "no valid port", ""),
+    (["https://[::1/x"], "no valid host", ""),
+    (["https://[é]/x"], "no valid host", ""),
     (["https://" + "ä" * 70], "no valid host", ""),
     (["https://h/a b"], "a URL holds no spaces", "%20"),
     (["https://h/a\tb"], "a URL holds no spaces", "%20"),
