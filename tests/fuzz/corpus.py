@@ -36,6 +36,7 @@ NAMES = (
 HEADS = (
     b'HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-99/100\r\nContent-Length: 100\r\nETag: "a"\r\n',
     b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 50-79/*\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n",
+    b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 50-100/*\r\n",
     b"HTTP/1.0 200 OK\r\nContent-Length: 100, 100\r\nContent-Encoding: identity\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n",
     b"HTTP/1.1 416 No\r\nContent-Range: bytes */100\r\nContent-Length: 0\r\n",
@@ -67,6 +68,7 @@ SEEDS: dict[str, Iterable[bytes]] = {
     "journal_file": [b"\0", b"\0\x10\x00\x01", b"\0\x10\x40\x80\x30\x10\x01", b"\xff\x80", b"\0\x00\x12\xff"],
     "content_range": [
         b"bytes 0-9/100",
+        b"bytes 0-9/9",
         b"Bytes 0-9/*",
         b"bytes 000-9223372036854775806/9223372036854775807",
         b" bytes  5-5/6\t",
