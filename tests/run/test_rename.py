@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,18 @@ def test_a_stopped_download_says_the_command_that_goes_on_under_the_number(odd: 
         assert f"--rename {url}" in command.finish().stderr
     gate.open()
     assert call("--json", "--rename", url, cwd=folder).done["resumed"] > 0
+
+
+@pytest.mark.parametrize("size", [SIZE, 4000], ids=["with a journal", "small"])
+def test_processes_that_start_together_get_a_name_each(size: int, odd: Serve, folder: Path) -> None:
+    data = DATA[:size]
+    url = odd(File(data)).url + "/a.bin"
+    with ExitStack() as stack:
+        commands = [stack.enter_context(Command("--json", "--rename", url, cwd=folder)) for _ in range(5)]
+        outcomes = [command.finish() for command in commands]
+    names = {os.path.basename(outcome.done["path"]) for outcome in outcomes}
+    assert len(names) == 5
+    assert contents(folder) == dict.fromkeys(names, data)
 
 
 # --- the target alone ---
