@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import pickle
+import random
 import signal
 import socket
 import sys
@@ -20,12 +21,15 @@ from io import StringIO
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import pycurl
 import pytest
 
 from fastidm import errors
 from fastidm.cli import main
+from fastidm.core.redirect import follow, origin
 from fastidm.errors import UsageError
 from fastidm.manager import DownloadManager
+from fastidm.net.setup import configure
 from fastidm.net.transfers import Transfer
 from fastidm.options import Options
 from tests.support.command import Command, Outcome, call, run
@@ -358,6 +362,38 @@ def test_a_redirect_takes_no_secret_to_another_origin(way: str, location: str, o
         assert not has_secrets([exchange]), exchange.head_text
         assert not {"referer", "cookie", "x-token", "authorization-2"} & set(exchange.headers)
         assert CANARY not in exchange.headers.get("authorization", "")
+
+
+PIECES = (
+    *("files.test", "FILES.TEST", "files.test.", "other.test", "127.0.0.1", "user", ".", "[::1]", "\xe9", "%40", "%2f", ";"),
+    *("@", "@", "@", ":80", ":8080", ":", "/", "//", "\\", "?", "#", "files.test@", "@other.test", "files.test:80@"),
+    *(f"other.test{mark}@files.test" for mark in "?#/\\;:."),
+)
+
+
+@pytest.mark.row("H30")
+def test_libcurl_asks_the_host_that_was_judged_to_be_the_users_own(odd: Serve) -> None:
+    """Else a Location that the two read differently would get the secrets. An answer of a proxy tells how libcurl read it."""
+    server = odd(lambda exchange: exchange.answer(200))
+    chance = random.Random(22)
+    curl = pycurl.Curl()
+    compared = 0
+    while compared < 1500:
+        location = "".join(chance.choice(PIECES) for _ in range(chance.randrange(1, 6)))
+        there = follow(f"{HOME}/a", chance.choice(("http://", "//", "")) + location, 1, 20)
+        if not isinstance(there, str) or origin(there) != HOME:
+            continue
+        curl.reset()
+        configure(curl, Options(proxy=server.url), there, None, None, trusted=True)
+        before = len(server.exchanges)
+        try:
+            curl.perform()
+        except pycurl.error:
+            continue
+        (exchange,) = server.exchanges[before:]
+        assert urlsplit(exchange.target).netloc.lower() in ("files.test", "files.test:80"), location
+        compared += 1
+    curl.close()
 
 
 @pytest.mark.row("H30")
