@@ -31,6 +31,7 @@ from fastidm.storage.partfile import PartChanged, PartFile
 
 if TYPE_CHECKING:
     from fastidm.storage.journal import Identity, Journal
+
 MOST_NUMBERS = 9999
 """How far `rename` counts."""
 
@@ -207,6 +208,36 @@ class Target:
         except StorageError:
             pass  # the file is complete and in its place; a journal without a part file is worth nothing
 
+    def close(self, keep: bool = True) -> None:
+        """Close everything and keep what can be resumed; what cannot is removed. Idempotent, raises nothing.
+
+        `keep`: False removes all.
+        """
+        if not keep:
+            try:
+                self.discard()
+            except StorageError:
+                pass  # it is closed all the same
+        part, journal = self._let_go()
+        try:
+            if journal is not None:
+                journal.close()
+            if part is not None:
+                part.remove() if journal is None else part.close()
+        except OSError:
+            pass  # nothing is lost: what counts was synced before, and the descriptors are closed all the same
+
+    def discard(self) -> None:
+        """Remove part file and journal, as far as they are held here. Raises `StorageError`."""
+        part, journal = self._let_go()
+        with mapped(self.path):
+            try:
+                if journal is not None:
+                    journal.remove()
+            finally:
+                if part is not None:
+                    part.remove()
+
     def _publish(self) -> None:
         while True:
             try:
@@ -239,36 +270,6 @@ class Target:
         self._final = os.path.join(self._here, path)
         self.part_path = self._final + PART_SUFFIX
         self.journal_path = self._final + JOURNAL_SUFFIX
-
-    def close(self, keep: bool = True) -> None:
-        """Close everything and keep what can be resumed; what cannot is removed. Idempotent, raises nothing.
-
-        `keep`: False removes all.
-        """
-        if not keep:
-            try:
-                self.discard()
-            except StorageError:
-                pass  # it is closed all the same
-        part, journal = self._let_go()
-        try:
-            if journal is not None:
-                journal.close()
-            if part is not None:
-                part.remove() if journal is None else part.close()
-        except OSError:
-            pass  # nothing is lost: what counts was synced before, and the descriptors are closed all the same
-
-    def discard(self) -> None:
-        """Remove part file and journal, as far as they are held here. Raises `StorageError`."""
-        part, journal = self._let_go()
-        with mapped(self.path):
-            try:
-                if journal is not None:
-                    journal.remove()
-            finally:
-                if part is not None:
-                    part.remove()
 
     def _let_go(self) -> tuple[PartFile | None, Journal | None]:
         held = self._part, self._journal

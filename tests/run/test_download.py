@@ -301,7 +301,7 @@ def test_the_server_names_the_file_within_the_folder(header: str, name: str, odd
         ("/folder/", "download"),
         ("", "download"),
         ("/%00%1b%5b31m", "__[31m"),
-        ("/" + "n" * 400 + ".tar.gz", "n" * (247 - 7) + ".tar.gz"),
+        ("/" + "n" * 400 + ".tar.gz", "n" * (241 - 7) + ".tar.gz"),
     ],
 )
 def test_without_a_name_from_the_server_the_address_has_one(path: str, name: str, odd: Serve, folder: Path) -> None:
