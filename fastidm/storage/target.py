@@ -8,12 +8,14 @@ Rules of this module:
 * Whatever moment a run ends at, the next one leaves nothing but the file, or what can be resumed.
 * While part file and journal are held, both are locked: a second process gets `LockedError` and changes nothing.
 * With the option `rename` a name that is taken, by a file or by another download, makes it go on to the next number.
-* Files of up to `SMALL` bytes or of unknown length have no journal, and their part file does not outlive `close`.
+* Files of up to `SMALL` bytes or of unknown length have no journal, and their part file does not outlive `close`. Nor has
+  any file where the file system cannot map one, as a journal is mapped.
 * Every OSError becomes one of our errors here; the foreign one stays as its cause.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 MOST_NUMBERS = 9999
 """How far `rename` counts."""
+_NO_MAPS = frozenset({errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What mmap(2) says where files cannot be mapped for all to see: FUSE's direct I/O, some 9p and network file systems."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +149,7 @@ class Target:
                 if content.total is None or content.total <= SMALL:
                     self.table = memoryview(bytearray(ROW_BYTES))
                 else:
-                    self._journal = self._new_journal(self._part, content)
-                    self.table = self._journal.table
-                    self._journal.begin_epoch()
+                    self._open_journal(self._part, content)
             except BaseException:
                 self.discard()
                 raise
@@ -287,7 +289,9 @@ class Target:
             self._journal = journal = Journal.open(self.journal_path)
         except FileNotFoundError:
             return None
-        except JournalDamaged:
+        except (JournalDamaged, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_MAPS:
+                raise
             owned.check_free(self.part_path)  # before its journal is whole, a new download holds this
             Journal.discard(self.journal_path)
             owned.drop(self.part_path)
@@ -311,6 +315,19 @@ class Target:
         content = Content(identity.total, identity.etag, identity.last_modified)
         same_url = hash_url(self._url, identity.url_salt) == identity.url_hash
         return Resumable(content, [claim for claim in claims if claim[0] < claim[1]], same_url)
+
+    def _open_journal(self, part: PartFile, content: Content) -> None:
+        from fastidm.storage.journal import ROWS
+
+        try:
+            self._journal = self._new_journal(part, content)
+        except OSError as error:
+            if error.errno not in _NO_MAPS:
+                raise
+            self.table = memoryview(bytearray(ROW_BYTES * ROWS))
+        else:
+            self.table = self._journal.table
+            self._journal.begin_epoch()
 
     def _new_journal(self, part: PartFile, content: Content) -> Journal:
         from fastidm.storage.journal import Identity, Journal, hash_url
