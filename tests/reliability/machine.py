@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from fastidm.events import DownloadStatus, Event, Progress
+from fastidm.manager import DownloadManager, DownloadTask
+from fastidm.options import Options
 from tests.reliability.launcher import wrapper
-from tests.support.command import Command, Outcome, run
+from tests.support.command import Command, Outcome, call, run
 from tests.support.content import content, first_difference
 from tests.support.oddserver import Exchange, Habit, OddServer
 
@@ -42,9 +46,23 @@ def assert_done(outcome: Outcome, folder: Path, data: bytes = DATA, name: str = 
     assert first_difference((folder / name).read_bytes(), data) is None
 
 
+def stop_at(count: int, url: str, folder: Path, **options: Any) -> None:
+    """Download in this process until `count` bytes are written, and stop in good order."""
+
+    def look(task: DownloadTask, event: Event) -> None:
+        if isinstance(event, Progress) and event.received >= count:
+            manager.stop()
+
+    with DownloadManager(look) as manager:
+        task = manager.add(url, Options(directory=str(folder), **options))
+        manager.run()
+    assert task.status is DownloadStatus.PAUSED
+    assert sorted(os.listdir(folder)) == ["a.bin.fastidm", "a.bin.part"]
+
+
 def resumed(url: str, folder: Path, data: bytes = DATA) -> int:
     """Run the same command again, to the end: it has to give the whole file. Returns how many bytes were there before."""
-    outcome = run("--json", url, cwd=folder)
+    outcome = call("--json", url, cwd=folder)
     assert_done(outcome, folder, data)
     return int(outcome.done["resumed"])
 

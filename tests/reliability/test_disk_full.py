@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,9 +23,10 @@ from tests.reliability.machine import (
     patched,
     resumed,
     run_patched,
+    stop_at,
     unsized,
 )
-from tests.support.command import Command, run
+from tests.support.command import Command, call, run
 from tests.support.content import content, first_difference
 from tests.support.oddserver import File, Gate, Valve
 from tests.support.servers import Nginx
@@ -143,13 +143,10 @@ def test_a_full_disk_has_room_for_what_a_stopped_run_left(small_disk: Path, odd:
     """Going on takes no new block: neither for the data nor for the journal."""
     gate = Gate(File(DATA), HALF)
     url = odd(gate).url + "/a.bin"
-    with Command("--json", url, cwd=small_disk) as command:
-        command.wait_for_received(HALF)
-        command.send(signal.SIGTERM)
-        assert command.finish().code == 7
+    stop_at(HALF, url, small_disk)
     other = fill(small_disk)
     gate.open()
-    outcome = run("--json", url, cwd=small_disk)
+    outcome = call("--json", url, cwd=small_disk)
     other.unlink()
     assert_done(outcome, small_disk)
     assert outcome.done["resumed"] >= HALF

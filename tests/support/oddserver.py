@@ -343,9 +343,9 @@ class Gate:
             exchange.send(body[:size])
             body, at = body[size:], at + size
 
-    def open(self) -> None:
-        """Let everything pass."""
-        self.until = float("inf")
+    def open(self, until: float = float("inf")) -> None:
+        """Let everything pass, or everything up to another offset."""
+        self.until = until
         if self._server is not None:
             self._server.notify()
 
