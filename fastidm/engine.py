@@ -71,7 +71,7 @@ class Engine:
     def pause_all(self) -> None:
         """Stop every task and keep what it has; `run` returns within `GRACE`. In the engine's thread only."""
         now = monotonic()
-        self._stop_at = now + GRACE
+        self._stop_at = min(self._stop_at, now + GRACE)  # asked twice, it does not wait twice
         for task in self._tasks:
             task.pause(now)
 
