@@ -34,6 +34,15 @@ def _tell(event: str, **fields: object) -> None:
     sys.stdout.flush()
 
 
+def _quick(value: str) -> None:
+    """Progress is told, and checkpoints are made, as soon as anything is new: no test needs to wait for the usual time."""
+    from fastidm import running
+    from fastidm.cli import main
+
+    main.JSON_INTERVAL = running.EVENT_SECONDS = 0.0
+    running.CHECKPOINT_SECONDS = 0.2
+
+
 def _fallocate(value: str) -> None:
     """fallocate(2) fails with this error; the classic one is EOPNOTSUPP."""
     linux.fallocate = lambda fd, size: getattr(errno, value)
@@ -107,15 +116,35 @@ def _sync_fails(value: str) -> None:
 
 
 def _sync_takes(value: str) -> None:
-    """Each fdatasync(2) takes so many seconds more. Tells `sync` when one begins."""
+    """Each fdatasync(2) of the part file takes so many seconds more. Tells `sync` when one begins."""
     real = owned.sync
 
     def sync(fd: int) -> None:
-        _tell("sync", file=os.readlink(f"/proc/self/fd/{fd}"))
-        time.sleep(float(value))
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(".part"):
+            _tell("sync")
+            time.sleep(float(value))
         real(fd)
 
     owned.sync = sync
+
+
+def _fallocate_takes(value: str) -> None:
+    """fallocate(2) takes so many seconds more. Tells `fallocate` when it begins."""
+    real = linux.fallocate
+
+    def fallocate(fd: int, size: int) -> int:
+        _tell("fallocate")
+        time.sleep(float(value))
+        return real(fd, size)
+
+    linux.fallocate = fallocate
+
+
+def _patient(value: str) -> None:
+    """A stopping engine waits for the disk as long as it takes."""
+    from fastidm import engine
+
+    engine.GRACE = 60.0
 
 
 def _pwrite_fails(value: str) -> None:
@@ -205,6 +234,7 @@ def _order(value: str) -> None:
 
 
 PATCHES: dict[str, Callable[[str], None]] = {
+    "quick": _quick,
     "fallocate": _fallocate,
     "sparse-map": _sparse_map,
     "blind": _blind,
@@ -213,6 +243,8 @@ PATCHES: dict[str, Callable[[str], None]] = {
     "no-holes": _no_holes,
     "sync-fails": _sync_fails,
     "sync-takes": _sync_takes,
+    "fallocate-takes": _fallocate_takes,
+    "patient": _patient,
     "pwrite-fails": _pwrite_fails,
     "boot-id": _boot_id,
     "clock-jumps": _clock_jumps,
@@ -224,7 +256,7 @@ PATCHES: dict[str, Callable[[str], None]] = {
 def main(words: list[str]) -> int:
     patches, separator, *arguments = words
     assert separator == "--", words
-    for patch in patches.split(","):
+    for patch in sorted(patches.split(","), key=lambda patch: patch.startswith("quick")):  # it loads what others patch
         name, _, value = patch.partition("=")
         PATCHES[name](value)
     if arguments[1:3] == ["-m", "fastidm"]:

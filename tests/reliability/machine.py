@@ -22,14 +22,19 @@ DATA = content(SIZE, seed=31)
 Serve = Callable[[Habit], OddServer]
 
 
+def begin(*arguments: object, cwd: Path, env: dict[str, str] | None = None, words: tuple[str, ...] = ()) -> Command:
+    """The command, which tells with `--json` all that it does as soon as it does it; `words` stand before it."""
+    return Command("--json", *arguments, cwd=cwd, env=env, wrapper=(*words, *wrapper("quick")))
+
+
 def patched(patches: str, *arguments: object, cwd: Path, env: dict[str, str] | None = None) -> Command:
-    """The command, on a machine with the `patches` of the launcher."""
-    return Command(*arguments, cwd=cwd, env=env, wrapper=wrapper(patches))
+    """The same on a machine with the `patches` of the launcher."""
+    return Command("--json", *arguments, cwd=cwd, env=env, wrapper=wrapper(f"quick,{patches}"))
 
 
 def run_patched(patches: str, *arguments: object, cwd: Path, env: dict[str, str] | None = None) -> Outcome:
     """The same to its end."""
-    return run(*arguments, cwd=cwd, env=env, wrapper=wrapper(patches))
+    return run("--json", *arguments, cwd=cwd, env=env, wrapper=wrapper(f"quick,{patches}"))
 
 
 def assert_failed(outcome: Outcome, code: int, folder: Path, *left: str) -> None:

@@ -20,12 +20,13 @@ from tests.reliability.machine import (
     Serve,
     assert_done,
     assert_failed,
+    begin,
     patched,
     resumed,
     run_patched,
     stop_at,
 )
-from tests.support.command import Command, run
+from tests.support.command import run
 from tests.support.content import content, first_difference
 from tests.support.oddserver import File, Gate, Valve
 from tests.support.servers import Nginx
@@ -80,7 +81,7 @@ def test_what_others_do_to_the_part_file_is_seen(deed: Deed, io: str, odd: Serve
     """While the last byte has not come the next checkpoint sees it; nobody waits for the end."""
     gate = Gate(File(DATA), HALF)
     url = odd(gate).url + "/a.bin"
-    with Command("--json", "--io", io, url, cwd=folder) as command:
+    with begin("--io", io, url, cwd=folder) as command:
         command.wait_for_received(HALF)
         deed(folder)
         gate.open(until=SIZE - 100 * KIB)
@@ -98,7 +99,7 @@ def test_what_others_do_to_the_part_file_is_seen(deed: Deed, io: str, odd: Serve
 @pytest.mark.parametrize("deed", [removed, replaced])
 def test_what_happens_in_the_last_moment_is_seen_too(deed: Deed, odd: Serve, folder: Path) -> None:
     gate = Gate(File(DATA), SIZE - 1)
-    with Command("--json", "--no-sync", odd(gate).url + "/a.bin", cwd=folder) as command:
+    with begin("--no-sync", odd(gate).url + "/a.bin", cwd=folder) as command:
         command.wait_for_received(SIZE - 1)
         deed(folder)
         gate.open()
@@ -139,7 +140,7 @@ def test_a_failed_sync_is_told_and_what_it_may_have_lost_is_fetched_again(
     """The kernel tells it once and then says that all is well. Its copy in memory may still be right, the disk's is not."""
     gate = Gate(File(DATA), HALF if when == "in the middle" else SIZE)
     url = odd(gate).url + "/a.bin"
-    outcome = run_patched(f"sync-fails={error}", "--quiet", url, cwd=folder)
+    outcome = run_patched(f"sync-fails={error}", url, cwd=folder)
     assert_failed(outcome, 9 if error == "ENOSPC" else 10, folder, "a.bin.fastidm", "a.bin.part")
     with (folder / "a.bin.part").open("r+b") as part:  # what the disk has
         part.write(bytes(HALF))
@@ -195,7 +196,7 @@ def test_a_file_system_that_turns_read_only_in_the_middle_keeps_what_came(ext4: 
     disk = ext4(16, 20)
     device = subprocess.run(["findmnt", "-no", "SOURCE", str(disk)], check=True, capture_output=True, text=True).stdout.strip()
     alarm = Path("/sys/fs/ext4") / os.path.basename(device) / "trigger_fs_error"
-    with Command("--json", "--io", "pwrite", url, cwd=disk) as command:
+    with begin("--io", "pwrite", url, cwd=disk) as command:
         command.wait_for_received(HALF)
         alarm.write_text("a test")
         gate.open()
@@ -213,7 +214,7 @@ def test_a_folder_that_goes_away_in_the_middle(how: str, io: str, odd: Serve, sm
     place = small_disk / "sub"
     place.mkdir()
     gate = Gate(File(DATA), HALF)
-    with Command("--json", "--io", io, "-d", place, odd(gate).url + "/a.bin", cwd=Path("/")) as command:
+    with begin("--io", io, "-d", place, odd(gate).url + "/a.bin", cwd=Path("/")) as command:
         command.wait_for_received(HALF)
         if how == "removed":
             shutil.rmtree(place)
@@ -235,7 +236,7 @@ def test_the_part_file_is_on_the_disk_of_the_file(odd: Serve, small_disk: Path, 
     (folder / "here").symlink_to(small_disk)
     gate = Gate(File(DATA), HALF)
     url = odd(gate).url + "/a.bin"
-    with Command("--json", "-d", "here", url, cwd=folder, env={"TMPDIR": str(folder)}) as command:
+    with begin("-d", "here", url, cwd=folder, env={"TMPDIR": str(folder)}) as command:
         command.wait_for("start")
         assert sorted(os.listdir(small_disk)) == ["a.bin.fastidm", "a.bin.part"]
         assert os.listdir(folder) == ["here"]
@@ -261,14 +262,14 @@ def test_a_name_without_room_is_refused_before_the_server_is_asked(name: str, od
 @pytest.mark.parametrize(("io", "env"), [("auto", {}), ("mmap", {}), ("mmap", {"FASTIDM_PURE": "1"})])
 def test_where_nothing_can_be_mapped_plain_writes_do_it(io: str, env: dict[str, str], odd: Serve, folder: Path) -> None:
     url = odd(File(DATA)).url + "/a.bin"
-    assert_done(run_patched("no-mmap", "--json", "--io", io, url, cwd=folder, env=env), folder)
+    assert_done(run_patched("no-mmap", "--io", io, url, cwd=folder, env=env), folder)
 
 
 @pytest.mark.row("F11")
 def test_where_nothing_can_be_mapped_a_stop_leaves_nothing(odd: Serve, folder: Path) -> None:
     valve = Valve(File(DATA), allowed=HALF)
     server = odd(valve)
-    with patched("no-mmap", "--quiet", server.url + "/a.bin", cwd=folder) as command:
+    with patched("no-mmap", server.url + "/a.bin", cwd=folder) as command:
         valve.wait_until_used(server)
         command.send(signal.SIGTERM)
         assert command.finish().code == 7
@@ -282,4 +283,4 @@ def test_where_nothing_can_be_mapped_an_earlier_journal_is_in_nobodys_way(odd: S
     url = odd(gate).url + "/a.bin"
     stop_at(HALF, url, folder)
     gate.open()
-    assert_done(run_patched("no-mmap", "--json", url, cwd=folder), folder)
+    assert_done(run_patched("no-mmap", url, cwd=folder), folder)

@@ -19,6 +19,7 @@ from tests.reliability.machine import (
     Serve,
     assert_done,
     assert_failed,
+    begin,
     free,
     patched,
     resumed,
@@ -26,7 +27,7 @@ from tests.reliability.machine import (
     stop_at,
     unsized,
 )
-from tests.support.command import Command, call, run
+from tests.support.command import call, run
 from tests.support.content import content, first_difference
 from tests.support.oddserver import File, Gate, Valve
 from tests.support.servers import Nginx
@@ -56,7 +57,7 @@ def test_too_small_a_disk_is_seen_before_the_body_and_gets_its_space_back(
     """Whether it is known how much is free, or fallocate alone tells."""
     valve = Valve(File(content(6 * MIB)))
     before = free(small_disk)
-    arguments = ("--quiet", "--io", io, odd(valve).url + "/a.bin")
+    arguments = ("--json", "--io", io, odd(valve).url + "/a.bin")
     outcome = run(*arguments, cwd=small_disk) if known else run_patched("blind", *arguments, cwd=small_disk)
     assert_failed(outcome, 9, small_disk)
     assert free(small_disk) == before
@@ -66,7 +67,7 @@ def test_too_small_a_disk_is_seen_before_the_body_and_gets_its_space_back(
 @pytest.mark.row("F2")
 def test_too_small_a_disk_that_nobody_can_ask_is_full_in_the_middle(small_disk: Path, nginx: Nginx) -> None:
     url = nginx.add("a.bin", content(6 * MIB))
-    outcome = run_patched("blind,fallocate=EOPNOTSUPP", "--quiet", url, cwd=small_disk)
+    outcome = run_patched("blind,fallocate=EOPNOTSUPP", url, cwd=small_disk)
     assert_failed(outcome, 9, small_disk, "a.bin.fastidm", "a.bin.part")
 
 
@@ -75,7 +76,7 @@ def test_what_ext4_reserved_before_it_failed_is_given_back(ext4: Callable[..., P
     disk = ext4(16, 20)
     before = free(disk)
     valve = Valve(File(bytes(40 * MIB)))
-    assert_failed(run_patched("blind", "-q", odd(valve).url + "/a.bin", cwd=disk), 9, disk)
+    assert_failed(run_patched("blind", odd(valve).url + "/a.bin", cwd=disk), 9, disk)
     assert free(disk) == before
 
 
@@ -105,7 +106,7 @@ def test_one_file_that_is_too_large_does_not_harm_the_other(small_disk: Path, ng
 def test_a_disk_that_becomes_full_in_the_middle_loses_nothing(patches: str, io: str, small_disk: Path, odd: Serve) -> None:
     gate = Gate(File(DATA), HALF)
     url = odd(gate).url + "/a.bin"
-    with patched(patches, "--json", "--io", io, url, cwd=small_disk) as command:
+    with patched(patches, "--io", io, url, cwd=small_disk) as command:
         command.wait_for_received(HALF)
         if "file-system" in patches:
             assert "a.bin.part" not in Path(f"/proc/{command.process.pid}/maps").read_text(), "mapped on btrfs"
@@ -121,7 +122,7 @@ def test_a_disk_that_becomes_full_in_the_middle_loses_nothing(patches: str, io: 
 @pytest.mark.parametrize("io", ["mmap", "pwrite"])
 def test_what_was_reserved_is_there_when_others_fill_the_disk(io: str, small_disk: Path, odd: Serve) -> None:
     gate = Gate(File(DATA), HALF)
-    with Command("--json", "--io", io, odd(gate).url + "/a.bin", cwd=small_disk) as command:
+    with begin("--io", io, odd(gate).url + "/a.bin", cwd=small_disk) as command:
         command.wait_for_received(HALF)
         other = fill(small_disk)
         gate.open()
@@ -159,7 +160,7 @@ def test_a_full_disk_has_room_for_what_a_stopped_run_left(small_disk: Path, odd:
 @pytest.mark.parametrize("error", ["EOPNOTSUPP", "ENOSYS"])
 def test_where_nothing_can_be_reserved_no_block_is_written_in_advance(error: str, odd: Serve, folder: Path) -> None:
     gate = Gate(File(DATA), HALF)
-    with patched(f"fallocate={error}", "--json", odd(gate).url + "/a.bin", cwd=folder) as command:
+    with patched(f"fallocate={error}", odd(gate).url + "/a.bin", cwd=folder) as command:
         command.wait_for_received(HALF)
         state = (folder / "a.bin.part").stat()
         assert state.st_size == SIZE
@@ -188,7 +189,7 @@ def test_a_file_that_is_larger_than_the_file_system_allows_is_refused_before_the
 @pytest.mark.row("F12")
 def test_a_quota_that_is_reached_when_the_space_is_reserved(odd: Serve, folder: Path) -> None:
     valve = Valve(File(DATA))
-    outcome = run_patched("fallocate=EDQUOT", "--quiet", odd(valve).url + "/a.bin", cwd=folder)
+    outcome = run_patched("fallocate=EDQUOT", odd(valve).url + "/a.bin", cwd=folder)
     assert_failed(outcome, 9, folder)
     assert valve.sent == 0
 
@@ -197,7 +198,7 @@ def test_a_quota_that_is_reached_when_the_space_is_reserved(odd: Serve, folder: 
 @pytest.mark.parametrize("error", ["EDQUOT", "ENOSPC", "EFBIG"])
 def test_a_quota_that_is_reached_in_the_middle(error: str, odd: Serve, folder: Path) -> None:
     url = odd(File(DATA)).url + "/a.bin"
-    outcome = run_patched(f"pwrite-fails={error}@{MIB}", "--quiet", url, cwd=folder, env={"FASTIDM_PURE": "1"})
+    outcome = run_patched(f"pwrite-fails={error}@{MIB}", url, cwd=folder, env={"FASTIDM_PURE": "1"})
     assert_failed(outcome, 9, folder, "a.bin.fastidm", "a.bin.part")
     assert 0 < resumed(url, folder) <= MIB
 
@@ -208,7 +209,7 @@ def test_a_limit_that_comes_down_in_the_middle_kills_nobody(io: str, odd: Serve,
     """The kernel sends SIGXFSZ, whose default is death; a map knows no such limit."""
     gate = Gate(File(DATA), HALF)
     url = odd(gate).url + "/a.bin"
-    with Command("--json", "--io", io, "--conn", "1", url, cwd=folder) as command:
+    with begin("--io", io, "--conn", "1", url, cwd=folder) as command:
         command.wait_for_received(HALF)
         subprocess.run(["prlimit", "--pid", str(command.process.pid), f"--fsize={2 * MIB}"], check=True)
         gate.open()

@@ -23,8 +23,8 @@ from fastidm.manager import DownloadManager
 from fastidm.options import Options
 from fastidm.storage.partfile import PartFile
 from fastidm.storage.target import Target
-from tests.reliability.machine import DATA, KIB, MIB, Serve, assert_done, assert_failed, resumed
-from tests.support.command import Command, environment, run
+from tests.reliability.machine import DATA, KIB, MIB, Serve, assert_done, assert_failed, begin, resumed
+from tests.support.command import environment, run
 from tests.support.content import content, first_difference
 from tests.support.oddserver import Exchange, File, Gate
 from tests.support.servers import Nginx
@@ -72,7 +72,7 @@ def test_the_second_process_is_told_at_once_and_the_first_is_unharmed(
     gate = kind(File(DATA[:size]), until)
     server = odd(gate)
     url = server.url + "/a.bin"
-    with Command("--json", url, cwd=folder) as first:
+    with begin(url, cwd=folder) as first:
         first.wait_for_received(until)
         files = sorted(os.listdir(folder))
         for flags in ((), ("--restart",), ("--overwrite",)):
@@ -89,7 +89,7 @@ def test_the_second_process_is_told_at_once_and_the_first_is_unharmed(
 def test_another_url_for_the_same_file_is_told_the_same(odd: Serve, folder: Path) -> None:
     gate = Gate(File(DATA), HALF)
     server = odd(gate)
-    with Command("--json", server.url + "/a.bin", cwd=folder) as first:
+    with begin(server.url + "/a.bin", cwd=folder) as first:
         first.wait_for_received(HALF)
         second = run("--quiet", "-o", folder / "a.bin", server.url + "/b.bin", cwd=Path("/"))
         assert_failed(second, 11, folder, "a.bin.fastidm", "a.bin.part")
@@ -103,7 +103,7 @@ def test_the_lock_lives_as_long_as_its_process(number: signal.Signals, odd: Serv
     """One that stands still still has it: nobody may take it for dead."""
     gate = Gate(File(DATA), HALF)
     url = odd(gate).url + "/a.bin"
-    with Command("--json", url, cwd=folder) as first:
+    with begin(url, cwd=folder) as first:
         first.wait_for_received(HALF)
         first.send(number)
         if number == signal.SIGSTOP:
@@ -167,7 +167,7 @@ def test_of_many_that_go_on_with_the_same_remains_one_does(nginx: Nginx, odd: Se
     with races(folder) as race:
         for _ in range(3):
             gate.open(until=HALF)
-            with Command("--json", url, cwd=folder) as first:
+            with begin(url, cwd=folder) as first:
                 first.wait_for_received(HALF)
                 first.kill()
             gate.open()

@@ -169,6 +169,13 @@ class OddServer:
             thread.join()
         self._listener.close()
 
+    def hang_up(self) -> None:
+        """Shut every connection; new ones are served."""
+        with self._changed:
+            for connection in self._open.values():
+                _shut(connection)
+            self._changed.notify_all()
+
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
         """Return when `condition()`, which may look at anything that `notify` is called after, is true."""
         with self._changed:
