@@ -115,6 +115,21 @@ def _sync_fails(value: str) -> None:
     owned.sync = sync
 
 
+def _sync_once(value: str) -> None:
+    """Only the first fdatasync(2) of the part file ever returns."""
+    real = owned.sync
+    done = []
+
+    def sync(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(".part"):
+            done.append(fd)
+            if len(done) > 1:
+                time.sleep(600)
+        real(fd)
+
+    owned.sync = sync
+
+
 def _sync_takes(value: str) -> None:
     """Each fdatasync(2) of the part file takes so many seconds more. Tells `sync` when one begins."""
     real = owned.sync
@@ -242,6 +257,7 @@ PATCHES: dict[str, Callable[[str], None]] = {
     "no-mmap": _no_mmap,
     "no-holes": _no_holes,
     "sync-fails": _sync_fails,
+    "sync-once": _sync_once,
     "sync-takes": _sync_takes,
     "fallocate-takes": _fallocate_takes,
     "patient": _patient,
