@@ -6,6 +6,7 @@ comes through `call`, everything that may block leaves through `Background`.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,10 +27,22 @@ TICK = 0.05
 """Seconds between two looks at speeds, stalls and splits."""
 GRACE = 0.5
 """Seconds that a stopping engine waits for the disk; the journal's live page is enough to go on with."""
-
-
 NAP = 5.0
 """Seconds of suspension after which connections are taken for dead."""
+RESERVED = 24
+"""Descriptors that are left alone: for resolving names, certificates, and whatever else the process does meanwhile."""
+
+
+def free_descriptors() -> int:
+    """How many files and sockets the process may open now, apart from `RESERVED`; at least 1."""
+    try:
+        from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
+
+        limit = getrlimit(RLIMIT_NOFILE)[0]
+        used = len(os.listdir("/dev/fd"))
+    except (ImportError, OSError):
+        limit, used = 256, RESERVED  # the least that a system gives
+    return 1 << 20 if limit == RLIM_INFINITY else max(1, limit - used - RESERVED)
 
 
 def slept() -> float:
@@ -38,11 +51,11 @@ def slept() -> float:
 
 
 class Engine:
-    """All running tasks, and the loop that serves them."""
+    """All running tasks, and the loop that serves them. Parameter: `sockets`, connections at most, idle ones included."""
 
-    def __init__(self) -> None:
+    def __init__(self, sockets: int) -> None:
         self._dirty: list[PureSink] = []
-        self._transfers = Transfers(self._settle)
+        self._transfers = Transfers(self._settle, sockets)
         self._background = Background(self._transfers.wake)
         self._hosts = Hosts()
         self._tasks: list[RunningTask] = []

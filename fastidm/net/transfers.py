@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 PAUSE = 0x10000001
 """CURL_WRITEFUNC_PAUSE."""
 
+MOST_SOCKETS = 256
+"""Connections that are kept open at most, those that wait for their next request included."""
+
 Sink = Callable[[Any], int | None]
 
 
@@ -100,15 +103,17 @@ def parse_head(lines: list[bytes]) -> Head:
 class Transfers:
     """All requests of the process' engine.
 
-    Parameter: `settle`, called after every piece of work that libcurl did, to write out what the sinks have gathered.
+    Parameters: `settle`, called after every piece of work that libcurl did, to write out what the sinks have gathered;
+    `sockets`, connections at most that may be kept open.
     """
 
-    def __init__(self, settle: Callable[[], None]) -> None:
+    def __init__(self, settle: Callable[[], None], sockets: int = MOST_SOCKETS) -> None:
         self._settle = settle
+        self._process = os.getpid()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, 256)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, min(sockets, MOST_SOCKETS))
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
         # Re-entrant: a signal handler may interrupt `wake` in its own thread. Whoever wakes late, a disk job above all, must
@@ -222,6 +227,8 @@ class Transfers:
 
     def _watch(self, event: int, fd: int, multi: object, data: object) -> None:
         """libcurl says which descriptor it waits for, and for what."""
+        if os.getpid() != self._process:
+            return  # a forked child cleans up: the epoll descriptor is its parent's too
         if event == pycurl.POLL_REMOVE:
             try:
                 self._selector.unregister(fd)
