@@ -109,7 +109,6 @@ class Transfers:
 
     def __init__(self, settle: Callable[[], None], sockets: int = MOST_SOCKETS) -> None:
         self._settle = settle
-        self._process = os.getpid()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
@@ -227,8 +226,6 @@ class Transfers:
 
     def _watch(self, event: int, fd: int, multi: object, data: object) -> None:
         """libcurl says which descriptor it waits for, and for what."""
-        if os.getpid() != self._process:
-            return  # a forked child cleans up: the epoll descriptor is its parent's too
         if event == pycurl.POLL_REMOVE:
             try:
                 self._selector.unregister(fd)

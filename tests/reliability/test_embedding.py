@@ -95,12 +95,30 @@ manager.close()
 """.replace("HALF", str(HALF))
 
 
+FORKS_WITHIN = """
+def look(task, event):
+    if isinstance(event, Progress) and event.received >= HALF and not pids:
+        pids.append(os.fork())
+        if pids[0] == 0:
+            sys.exit(3)  # through all that is on the stack, which cleans up
+        tell(os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]))
+pids = []
+def main():
+    with DownloadManager(look) as manager:
+        task = manager.add(sys.argv[1], Options(directory="."))
+        manager.run()
+        tell([task.status.value, task.result and task.result.retries])
+main()
+""".replace("HALF", str(HALF))
+
+
 @pytest.mark.row("F39")
-def test_a_fork_in_the_middle_hurts_nobody(odd: Serve, folder: Path) -> None:
+@pytest.mark.parametrize("text", [FORKS, FORKS_WITHIN], ids=["from another thread", "from a callback"])
+def test_a_fork_in_the_middle_hurts_nobody(text: str, odd: Serve, folder: Path) -> None:
     gate = Gate(File(DATA), HALF)
     server = odd(gate)
-    with program(FORKS, server.url + "/a.bin", cwd=folder) as parent:
-        assert parent.tells() == 3, "each call of the child was refused"
+    with program(text, server.url + "/a.bin", cwd=folder) as parent:
+        assert parent.tells() == 3, "each call of the child was refused, or it ended as it wished"
         gate.open()
         status, retries = parent.tells()
         assert parent.ends() == (0, "")
