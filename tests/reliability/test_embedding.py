@@ -214,7 +214,7 @@ def look(task, event):
         tell("cut")
 told = []
 with DownloadManager(look) as manager:
-    task = manager.add(sys.argv[1], Options(directory=".", io="mmap"))
+    task = manager.add(sys.argv[1], Options(directory=".", io="mmap", sync=False))
     manager.run()
 tell(task.error.exit_code)
 """.replace("HALF", str(HALF))

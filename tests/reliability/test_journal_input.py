@@ -353,7 +353,7 @@ def test_a_journal_torn_anywhere_claims_what_is_there_or_less(odd: Serve, folder
     data = (folder / "a.bin.part").read_bytes()
     assert old != new
     longest = 0
-    for at in range(0, JOURNAL_SIZE, 89):
+    for at in range(0, JOURNAL_SIZE, 173):
         images = [new[:at] + old[at:], old[:at] + new[at:]]
         if at >= PAGE:  # a header with zeros in it would be damaged, and the part file removed
             images.append(new[:at] + bytes(JOURNAL_SIZE - at))
