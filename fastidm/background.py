@@ -12,8 +12,9 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-MOST = 4
-"""Helper threads at most: more of them would only make one disk seek more."""
+MOST = 32
+"""Helper threads at most. A task has one job at a time, so there are as many as tasks wait for their disks: with fewer, tasks
+on a disk that is stuck would hold up those on another."""
 
 Job = Callable[[], Any]
 Done = Callable[[Any, BaseException | None], None]
