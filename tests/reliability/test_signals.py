@@ -6,11 +6,16 @@ import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from fastidm.events import Event, Finished
+from fastidm.manager import DownloadManager, DownloadTask
+from fastidm.options import Options
+from fastidm.storage import owned
 from fastidm.storage.naming import JOURNAL_SUFFIX, PART_SUFFIX
 from tests.reliability.machine import DATA, KIB, MIB, SIZE, Serve, assert_done, begin, patched, resumed, run_patched
 from tests.support.command import Command, Outcome
@@ -74,6 +79,47 @@ def test_while_the_disk_is_stuck_connections_receive_and_the_loop_never_waits(od
         outcome = stop(command)
     (gap,) = outcome.of("gap")
     assert gap["seconds"] < PAUSE
+
+
+@pytest.mark.row("F43")
+def test_many_that_wait_for_a_stuck_disk_do_not_hold_up_one_on_another(
+    odd: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, good = tmp_path / "stuck", tmp_path / "good"
+    stuck.mkdir()
+    good.mkdir()
+    count = 6
+    waiting = threading.Semaphore(0)
+    repaired = threading.Event()
+    real = owned.sync
+
+    def sync(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").startswith(f"{stuck}/"):
+            waiting.release()
+            assert repaired.wait(10), "the other one was held up"
+        real(fd)
+
+    def habit(exchange: Exchange) -> None:
+        if exchange.target == "/good":
+            for _ in range(count):
+                assert waiting.acquire(timeout=10)
+        File(DATA[: 100 * KIB])(exchange)
+
+    def observe(task: DownloadTask, event: Event) -> None:
+        if isinstance(event, Finished):
+            order.append(task.url)
+            repaired.set()
+
+    monkeypatch.setattr(owned, "sync", sync)
+    url = odd(habit).url
+    order: list[str] = []
+    with DownloadManager(observe, max_downloads=count + 1) as manager:
+        for number in range(count):
+            manager.add(f"{url}/{number}", Options(directory=str(stuck)))
+        manager.add(f"{url}/good", Options(directory=str(good)))
+        manager.run()
+    assert order[0] == f"{url}/good"
+    assert len(order) == count + 1
 
 
 @pytest.mark.row("F28")
