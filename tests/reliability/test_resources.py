@@ -173,7 +173,7 @@ def test_little_address_space_is_enough(io: str, nginx: Nginx, folder: Path) -> 
 
 
 @pytest.mark.row("R12")
-@pytest.mark.parametrize("megabytes", [60, 80, 100, 120, 150, 200])
+@pytest.mark.parametrize("megabytes", [70, 100, 150])
 def test_without_memory_it_fails_in_good_order(megabytes: int, odd: Serve, folder: Path) -> None:
     """Wherever it runs out, from the first import to the last window: an exit code and one line, or success."""
     server = odd(File(DATA))
@@ -334,10 +334,10 @@ def test_a_url_in_the_queue_takes_little_memory_and_the_first_starts_at_once(odd
 def test_of_many_urls_those_that_fail_are_told_and_the_others_are_there(nginx: Nginx, folder: Path) -> None:
     url = nginx.add("0", b"")
     place = nginx.folder / url.removeprefix(nginx.url + "/")
-    names = [f"{number}.bin" for number in range(1, 1000)]
+    names = [f"{number}.bin" for number in range(1, 500)]
     for name in names:
         (place.parent / name).write_bytes(name.encode() * 100)
-    missing = {"17.bin", "500.bin", "999.bin"}
+    missing = {"17.bin", "250.bin", "499.bin"}
     for name in missing:
         (place.parent / name).unlink()
     urls = [f"{url[:-1]}{name}" for name in names]
@@ -352,13 +352,10 @@ def test_of_many_urls_those_that_fail_are_told_and_the_others_are_there(nginx: N
 
 
 @pytest.mark.row("R8")
-@pytest.mark.parametrize("how", [">&-", "2>&-", ">&- 2>&-", ">/dev/full", "2>/dev/full", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("flags", [(), ("--json",)], ids=" ".join)
-def test_nobody_listens_and_the_file_is_whole_all_the_same(
-    flags: tuple[str, ...], how: str, nginx: Nginx, folder: Path
-) -> None:
+@pytest.mark.parametrize("how", ["--json >&-", "2>&-", "--json >/dev/full", "2>/dev/full", "<&- >&- 2>&-"])
+def test_nobody_listens_and_the_file_is_whole_all_the_same(how: str, nginx: Nginx, folder: Path) -> None:
     url = nginx.add("a.bin", DATA)
-    outcome = run(*flags, url, cwd=folder, wrapper=("sh", "-c", f'exec "$@" {how}', "sh"))
+    outcome = run(url, cwd=folder, wrapper=("sh", "-c", f'exec "$@" {how}', "sh"))
     assert outcome.code == 0
     assert os.listdir(folder) == ["a.bin"]
     assert first_difference((folder / "a.bin").read_bytes(), DATA) is None
@@ -414,7 +411,7 @@ def test_what_waits_for_a_slow_disk_does_not_grow_without_end(nginx: Nginx, fold
 
     def stands_still(event: JsonEvent) -> bool:
         last.append(event["received"])
-        return event["received"] > 0 and last[-40:] == last[-1:] * 40
+        return event["received"] > 0 and last[-30:] == last[-1:] * 30
 
     with patched("sync-takes=60", url, cwd=folder) as command:
         command.wait_for("sync")
