@@ -91,7 +91,6 @@ def test_what_others_do_to_the_part_file_is_seen(deed: Deed, io: str, odd: Serve
 
 
 @pytest.mark.row("F5")
-@pytest.mark.xfail(strict=True, reason="a store into a mapped page of a file that was cut is SIGBUS: the sink needs a guard")
 def test_a_store_into_a_mapped_page_that_is_gone_is_an_error(odd: Serve, folder: Path) -> None:
     """Without checkpoints, so that none can see it before."""
     gate = Gate(File(DATA), HALF)

@@ -222,7 +222,6 @@ tell(task.error.exit_code)
 
 @pytest.mark.row("F42")
 @pytest.mark.row("F5")
-@pytest.mark.xfail(strict=True, reason="a store into a mapped page of a file that was cut is SIGBUS: the sink needs a guard")
 def test_a_fault_of_ours_does_not_reach_the_programs_handler(odd: Serve, folder: Path) -> None:
     gate = Gate(File(DATA), HALF)
     with program(CUT, odd(gate).url + "/a.bin", cwd=folder) as embedding:
