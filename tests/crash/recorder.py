@@ -71,7 +71,7 @@ class Recorder:
             sys.settrace(self._tracer)
         self.look()
         self._patches.close()
-        for file, _ in self._journals.values():
+        for file, _seen in self._journals.values():
             os.close(file)
         self._journals.clear()
 

@@ -11,23 +11,19 @@ left after a cut, `judge.py` what the next run would believe of that. What must 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
 import pytest
 
 from fastidm.core.segments import merge
-from fastidm.errors import ExistsError, StorageError
-from fastidm.storage.partfile import SMALL
+from fastidm.errors import ExistsError
 from tests.crash.driver import NAME, Run, look
-from tests.crash.judge import BOOT, JOURNAL, LAST_BOOT, NEXT_BOOT, PART, Judge, Reader, boot
+from tests.crash.judge import JOURNAL, LAST_BOOT, NEXT_BOOT, PART, Judge, Reader, boot
 from tests.crash.rebuild import rebuild
 from tests.crash.recorder import Recorder
-from tests.support.content import content, first_difference
+from tests.crash.scenarios import DATA, OTHER, SCENARIOS, SIZE, judged, recorded, turns, with_another_content
+from tests.support.content import first_difference
 
-SIZE = SMALL + 260_001
-DATA, OTHER = content(SIZE, seed=5), content(SIZE, seed=6)
 SEEDS = (1, 2)
 CUTS = 100_000
 """At least so many, all scenarios together ..."""
@@ -35,130 +31,6 @@ TIMES = 15
 """... that is so many at each step."""
 EACH = 139
 """Of so many steps one is followed by a real run."""
-
-
-def turns(run: Run, count: int) -> None:
-    for _ in range(count):
-        run.receive()
-        if run.random.random() < 0.3:
-            run.split()
-        run.melt()
-
-
-def without_a_break(recorder: Recorder, random: Random) -> None:
-    run = Run(recorder, DATA, random)
-    for _ in range(5):
-        turns(run, 4)
-        run.checkpoint()
-    run.receive_all()
-    run.finish()
-
-
-def stopped_twice(recorder: Recorder, random: Random) -> None:
-    for _ in range(2):
-        run = Run(recorder, DATA, random)
-        turns(run, 6)
-        run.checkpoint()
-        turns(run, 2)
-        run.stop()
-    run = Run(recorder, DATA, random)
-    run.receive_all()
-    run.checkpoint()
-    run.finish()
-
-
-def killed_twice(recorder: Recorder, random: Random) -> None:
-    """The second run is killed before its first checkpoint, so that the newest claims are in the live page alone."""
-    run = Run(recorder, DATA, random)
-    turns(run, 5)
-    run.checkpoint()
-    run.checkpoint()
-    turns(run, 3)
-    run.die()
-    run = Run(recorder, DATA, random)
-    turns(run, 4)
-    run.die()
-    run = Run(recorder, DATA, random)
-    turns(run, 2)
-    run.checkpoint()
-    run.checkpoint()
-    run.receive_all()
-    run.finish()
-
-
-def with_a_failing_disk(recorder: Recorder, random: Random) -> None:
-    run = Run(recorder, DATA, random)
-    turns(run, 5)
-    run.checkpoint()
-    turns(run, 4)
-    recorder.failures = 1
-    with pytest.raises(StorageError):
-        run.checkpoint()
-    with pytest.raises(StorageError):  # once lost, lost for ever
-        run.checkpoint()
-    run.stop()
-    run = Run(recorder, DATA, random)
-    turns(run, 3)
-    run.checkpoint()
-    run.receive_all()
-    run.finish()
-
-
-def with_another_content(recorder: Recorder, random: Random) -> None:
-    run = Run(recorder, OTHER, random, tag='"old"')
-    turns(run, 5)
-    run.checkpoint()
-    run.stop()
-    run = Run(recorder, DATA, random, tag='"new"', anew=True)
-    turns(run, 5)
-    run.checkpoint()
-    run.receive_all()
-    run.finish()
-
-
-def over_an_older_file(recorder: Recorder, random: Random) -> None:
-    run = Run(recorder, DATA, random, overwrite=True)
-    turns(run, 5)
-    run.checkpoint()
-    run.receive_all()
-    run.finish()
-
-
-def of_a_small_file(recorder: Recorder, random: Random) -> None:
-    """It has no journal."""
-    Run(recorder, DATA[:SMALL], random).stop()
-    run = Run(recorder, DATA[:SMALL], random)
-    run.receive_all()
-    run.finish()
-
-
-Scenario = Callable[[Recorder, Random], None]
-SCENARIOS: tuple[Scenario, ...] = (
-    without_a_break, stopped_twice, killed_twice, with_a_failing_disk, with_another_content, over_an_older_file,
-    of_a_small_file,
-)  # fmt: skip
-
-
-def recorded(scenario: Scenario, base: Path, seed: int = 1) -> Recorder:
-    """A trace of `scenario`, in folders of its own."""
-    folder, side = base / f"{scenario.__name__}-{seed}", base / f"{scenario.__name__}-{seed}-side"
-    folder.mkdir()
-    side.mkdir()
-    with boot(BOOT), Recorder(folder, side) as recorder:
-        if scenario is over_an_older_file:
-            (folder / NAME).write_bytes(OTHER)
-            recorder.adopt(folder / NAME, OTHER)
-        scenario(recorder, Random(seed))
-    return recorder
-
-
-def judged(recorder: Recorder, reader: Reader, seed: int = 0) -> Judge:
-    """A judge at the beginning of the trace."""
-    judge = Judge(recorder, reader, seed)
-    for inode, data in recorder.contents.items():
-        if data is OTHER and recorder.folder.name.startswith("over_an_older_file"):
-            judge.disk.adopt(NAME, inode, SIZE, content=data, held=[(0, SIZE)], image=b"")
-    return judge
 
 
 @pytest.fixture(scope="module")
