@@ -43,12 +43,16 @@ class Launcher:
     def __exit__(self, *_: object) -> None:
         self._process.communicate(timeout=SECONDS)
 
-    def run(self, *arguments: object, cwd: Path, seam: str = "", point: int = 0) -> tuple[int, Counter[str]]:
+    def run(
+        self, *arguments: object, cwd: Path, seam: str = "", point: int = 0, without: str = ""
+    ) -> tuple[int, Counter[str]]:
         """One run. It is killed at the `point`-th point of `seam`, if it comes there; point 0: it is not.
+
+        `without`: "PartFile.sync" makes the mistake not to sync the data.
 
         Returns the exit code (negative: the signal) and, of a run that was not killed, how many points each seam had.
         """
-        wish = {"arguments": list(map(str, arguments)), "cwd": str(cwd), "seam": seam, "point": point}
+        wish = {"arguments": list(map(str, arguments)), "cwd": str(cwd), "seam": seam, "point": point, "without": without}
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(wish) + "\n")
         self._process.stdin.flush()
@@ -66,6 +70,7 @@ def serve(log: str) -> None:
     from fastidm import engine, running
     from fastidm.cli import main as cli
     from fastidm.storage import journal  # noqa: F401  (loaded before the first fork)
+    from fastidm.storage.partfile import PartFile
 
     engine.TICK, running.CHECKPOINT_SECONDS = 0.005, 0.01
     for line in sys.stdin:
@@ -83,6 +88,8 @@ def serve(log: str) -> None:
                     os.close(target)
                 points = Points(wish["seam"], wish["point"])
                 points.install()
+                if wish["without"] == "PartFile.sync":
+                    PartFile.sync = lambda self: None  # type: ignore[method-assign]
                 code = cli.run(wish["arguments"])
                 os.write(writing, json.dumps(points.passed).encode())
             finally:
