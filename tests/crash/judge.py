@@ -89,14 +89,17 @@ class Reader:
 
 
 class Judge:
-    """Replays the trace of a recorder, crashes it, and collects the `violations`; `cuts` and `kills` count them."""
+    """Replays the trace of a recorder, crashes it, and collects the `violations`.
+
+    `cuts` and `kills` count the crashes, `believing` the cuts after which something is claimed.
+    """
 
     def __init__(self, recorder: Recorder, reader: Reader, seed: int = 0, next_boot: bytes = NEXT_BOOT) -> None:
         self.recorder, self.reader, self._next_boot = recorder, reader, next_boot
         self.random = Random(seed)
         self.disk = Disk()
         self.violations: list[str] = []
-        self.cuts = self.kills = 0
+        self.cuts = self.kills = self.believing = 0
         self._births: dict[int, int] = {}
         self._promises: dict[int, Ranges] = {}
         self._finished = False
@@ -160,6 +163,7 @@ class Judge:
             in_order = number % 2 == 0
             left = self.disk.cut(self.random, in_order)
             claims, part = self.believed(left, self._next_boot)
+            self.believing += bool(claims)
             if claims and not self.disk.files[part].kept(claims, left.random):
                 self._violated(f"power cut: {claims} are claimed and not all on the disk")
             self._check_bounds(claims, left, part)

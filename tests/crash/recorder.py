@@ -32,6 +32,10 @@ from tests.crash.trace import FOLDER, Data, Entry, Page, Size, Step, SyncBegins,
 _WATCHED = ("core/segments.py", "storage/journal.py", "storage/sink.py")
 
 
+class Killed(BaseException):
+    """The process is gone: nothing of ours catches this."""
+
+
 class Recorder:
     """A context manager: while it is entered, what happens in `folder` becomes `trace`.
 
@@ -50,6 +54,8 @@ class Recorder:
         """Called once, in the middle of the next sync of a part file: what the engine's thread does meanwhile."""
         self.failures = 0
         """So many of the next syncs of part files fail."""
+        self.syncs_to_live = -1
+        """In the sync after so many others the process is killed; negative: in none."""
         self._stores = stores
         self._journals: dict[int, tuple[int, bytes]] = {}  # descriptor, what was there at the last look
         self._sizes: dict[int, int] = {}
@@ -208,6 +214,9 @@ class Recorder:
             inode = self._inode(fd)
         assert inode is not None, "something else was synced"
         self.add(SyncBegins(inode))
+        self.syncs_to_live -= 1
+        if self.syncs_to_live == -1:
+            raise Killed
         fails = False
         if inode in self.contents:
             meanwhile, self.while_syncing = self.while_syncing, None

@@ -15,7 +15,7 @@ from fastidm.errors import StorageError
 from fastidm.storage.partfile import SMALL
 from tests.crash.driver import NAME, Run
 from tests.crash.judge import BOOT, Judge, Reader, boot
-from tests.crash.recorder import Recorder
+from tests.crash.recorder import Killed, Recorder
 from tests.support.content import content
 
 SIZE = SMALL + 260_001
@@ -27,6 +27,13 @@ def turns(run: Run, count: int) -> None:
         if run.random.random() < 0.3:
             run.split()
         run.melt()
+
+
+def checkpoints(run: Run) -> None:
+    """For ever."""
+    while True:
+        turns(run, 1)
+        run.checkpoint(meanwhile=1)
 
 
 def without_a_break(recorder: Recorder, random: Random) -> None:
@@ -67,6 +74,24 @@ def killed_twice(recorder: Recorder, random: Random) -> None:
     run.checkpoint()
     run.checkpoint()
     run.receive_all()
+    run.finish()
+
+
+def killed_in_each_sync(recorder: Recorder, random: Random) -> None:
+    """One run after the other dies in the first sync, the second, and so on: of the data, the journal, the folder."""
+    for syncs in range(10):
+        run = Run(recorder, DATA, random)
+        recorder.syncs_to_live = syncs
+        with pytest.raises(Killed):
+            checkpoints(run)
+        run.die()
+    run = Run(recorder, DATA, random)
+    run.receive_all()
+    recorder.syncs_to_live = 0
+    with pytest.raises(Killed):
+        run.finish()
+    run.die()
+    run = Run(recorder, DATA, random)
     run.finish()
 
 
@@ -118,8 +143,8 @@ def of_a_small_file(recorder: Recorder, random: Random) -> None:
 
 Scenario = Callable[[Recorder, Random], None]
 SCENARIOS: tuple[Scenario, ...] = (
-    without_a_break, stopped_twice, killed_twice, with_a_failing_disk, with_another_content, over_an_older_file,
-    of_a_small_file,
+    without_a_break, stopped_twice, killed_twice, killed_in_each_sync, with_a_failing_disk, with_another_content,
+    over_an_older_file, of_a_small_file,
 )  # fmt: skip
 
 

@@ -33,6 +33,8 @@ from tests.crash.scenarios import DATA, SIZE
 from tests.crash.trace import Ranges
 from tests.support.content import first_difference
 
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""Hundreds of folders are made and removed, which takes a disk longer than all the rest."""
 SEED = st.integers(0, 2**32)
 running = precondition(lambda self: self.run is not None)
 resting = precondition(lambda self: self.run is None)
@@ -48,7 +50,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.promised: Ranges = []
         self._boots = 0
         self._world = ExitStack()
-        base = Path(self._world.enter_context(tempfile.TemporaryDirectory(prefix="fastidm-any-history-")))
+        base = Path(self._world.enter_context(tempfile.TemporaryDirectory(prefix="fastidm-any-history-", dir=MEMORY)))
         self.folder, self.side = base / "here", base / "side"
         self.folder.mkdir()
         self.side.mkdir()

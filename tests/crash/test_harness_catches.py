@@ -31,6 +31,7 @@ from tests.crash.scenarios import (
     DATA,
     Scenario,
     judged,
+    killed_in_each_sync,
     recorded,
     turns,
     with_a_failing_disk,
@@ -135,6 +136,17 @@ def no_poison() -> AbstractContextManager[object]:
     return patch.object(Journal, "poison", lambda self: None)
 
 
+def slot_written_before_the_other_is_known_to_be_on_disk() -> AbstractContextManager[object]:
+    open_journal = Journal.open
+
+    def rash(path: str) -> Journal:
+        journal = open_journal(path)
+        journal._settled = True
+        return journal
+
+    return patch.object(Journal, "open", rash)
+
+
 def journal_removed_before_the_rename() -> AbstractContextManager[object]:
     publish = place.publish
 
@@ -171,6 +183,7 @@ def disk_fails_once(recorder: Recorder, random: Random) -> None:
         (folder_not_synced, without_a_break, "cut", LOST),
         (failed_sync_retried, disk_fails_once, "cut", FALSE_CLAIM),
         (no_poison, with_a_failing_disk, "kill", FALSE_AFTER_KILL),
+        (slot_written_before_the_other_is_known_to_be_on_disk, killed_in_each_sync, "cut", LOST),
         (journal_removed_before_the_rename, without_a_break, "cut", LOST),
     ],
 )
