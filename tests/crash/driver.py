@@ -14,6 +14,8 @@ from random import Random
 
 from fastidm.core.segments import ROW_BYTES, SegmentTable, restore
 from fastidm.options import Options
+from fastidm.storage.journal import Journal, JournalDamaged
+from fastidm.storage.naming import JOURNAL_SUFFIX
 from fastidm.storage.pages import ROWS, claims_of
 from fastidm.storage.partfile import SMALL
 from fastidm.storage.sink import ARMED, FAILED, PWRITE, PureSink
@@ -160,6 +162,18 @@ class Run:
         self.sinks.clear()
         self.dirty.clear()
         self.table._words.release()
+
+
+def journal_claims(folder: Path) -> Ranges:
+    """What the journal in `folder` claims, before holes in the part file are taken from it."""
+    try:
+        journal = Journal.open(str(folder / (NAME + JOURNAL_SUFFIX)))
+    except (FileNotFoundError, JournalDamaged):
+        return []
+    try:
+        return journal.believed(part_size=journal.identity.total)[1]
+    finally:
+        journal.close()
 
 
 def look(path: Path) -> Ranges | None:

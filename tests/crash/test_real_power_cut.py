@@ -18,9 +18,8 @@ from threading import Thread
 
 import pytest
 
-from fastidm.storage.journal import Journal
 from tests.crash.disks import Disk
-from tests.crash.driver import look
+from tests.crash.driver import journal_claims, look
 from tests.crash.judge import NEXT_BOOT, boot
 from tests.crash.launcher import Launcher
 from tests.crash.lockstep import Lockstep
@@ -48,17 +47,6 @@ def downloading(launcher: Launcher, url: str, folder: Path, without: str = "") -
         yield codes
     finally:
         thread.join()
-
-
-def journal_claims(folder: Path) -> Ranges:
-    """What the slots claim, before holes in the part file are taken from it."""
-    if not (folder / "a.bin.fastidm").exists():
-        return []
-    journal = Journal.open(str(folder / "a.bin.fastidm"))
-    try:
-        return journal.believed(part_size=SIZE)[1]
-    finally:
-        journal.close()
 
 
 def wrong_bytes(folder: Path, claims: Ranges) -> int:
