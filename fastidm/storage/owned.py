@@ -6,6 +6,7 @@ Rules of this module:
   as it was.
 * A file that is there already is changed or removed only by who holds its lock (`flock`). The lock lasts as long as the
   descriptor, so it dies with the process.
+* A forked child shares its parent's locks. It gives up its share at once, so that they die with the parent alone.
 * A lock counts only if the file is still the one at its path: it may have been removed before it was locked.
 * `LockedError` names the finished file, the one that the user knows; `UnsafePathError` the file that is in the way.
 """
@@ -24,6 +25,8 @@ _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_PLAIN = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})  # what open(2) says of links, folders, pipes and sockets
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 _ATTEMPTS = 16
+_held: dict[int, tuple[int, int]] = {}
+"""Descriptors of the files that this process has locked, with device and inode."""
 
 
 def create(path: str) -> int:
@@ -36,6 +39,7 @@ def create(path: str) -> int:
         _lock(fd, path)
         if not is_at(fd, path):
             raise locked(path)
+        facts = os.fstat(fd)
     except LockedError:
         os.close(fd)  # whoever holds the lock is about to remove it
         raise
@@ -43,6 +47,7 @@ def create(path: str) -> int:
         remove(fd, path)
         os.close(fd)
         raise
+    _held[fd] = (facts.st_dev, facts.st_ino)
     return fd
 
 
@@ -73,6 +78,7 @@ def open_locked(path: str, *, linked: bool) -> int:
                 raise _unsafe(path, "has a second name")
             _lock(fd, path)
             if is_at(fd, path):
+                _held[fd] = (facts.st_dev, facts.st_ino)
                 return fd
         except BaseException:
             os.close(fd)
@@ -112,6 +118,7 @@ def remove(fd: int, path: str) -> None:
 
 def close(fd: int) -> None:
     """Close and unlock."""
+    _held.pop(fd, None)
     try:
         fcntl.flock(fd, fcntl.LOCK_UN)  # by hand: a map that still exists holds a duplicate of the descriptor and the lock
     finally:
@@ -176,3 +183,28 @@ def _is_ours(facts: os.stat_result, path: str) -> bool:
 
 def _unsafe(path: str, why: str) -> UnsafePathError:
     return UnsafePathError(f"{printable(path)} {why}", "remove it, or choose another name with -o")
+
+
+def _give_up() -> None:
+    """In a forked child: the descriptors stay taken, as somebody may still close them, but lead nowhere."""
+    ours = {file for fd, file in _held.items() if _file(fd) == file}  # else it was closed, and the number is another file's
+    _held.clear()
+    if not ours:
+        return
+    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in map(int, os.listdir("/dev/fd")):
+        if _file(fd) in ours:  # a map has a duplicate of its own
+            os.dup2(nowhere, fd, inheritable=False)
+    os.close(nowhere)
+
+
+def _file(fd: int) -> tuple[int, int] | None:
+    try:
+        facts = os.fstat(fd)
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_give_up)
