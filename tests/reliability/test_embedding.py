@@ -23,7 +23,7 @@ from fastidm.errors import FastidmError, UsageError
 from fastidm.events import DownloadStatus, Event, Finished, Progress, Started
 from fastidm.manager import DownloadManager, DownloadTask
 from fastidm.options import Options
-from tests.reliability.machine import DATA, KIB, MIB, Serve, resumed
+from tests.reliability.machine import DATA, KIB, MIB, SIZE, Serve, resumed
 from tests.support.command import environment
 from tests.support.content import content, first_difference
 from tests.support.oddserver import File, Gate
@@ -126,6 +126,44 @@ def test_a_fork_in_the_middle_hurts_nobody(text: str, odd: Serve, folder: Path) 
     assert retries == 0, "the child has ended connections of its parent"
     assert os.listdir(folder) == ["a.bin"]
     assert first_difference((folder / "a.bin").read_bytes(), DATA) is None
+
+
+FORKS_AND_DIES = """
+begun = threading.Event()
+manager = DownloadManager(lambda task, event: begun.set() if isinstance(event, Progress) and event.received else None)
+manager.add(sys.argv[1], Options(directory="."))
+threading.Thread(target=manager.run, daemon=True).start()
+begun.wait()
+pid = os.fork()
+if pid == 0:
+    for number in (0, 1, 2):
+        os.close(number)
+    signal.pause()
+tell(pid)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+needs_a_map_that_is_not_inherited = pytest.mark.xfail(
+    strict=True, reason="the child inherits the journal's map, which holds the lock: it needs MADV_DONTFORK"
+)
+
+
+@pytest.mark.row("F39")
+@pytest.mark.row("F19")
+@pytest.mark.parametrize("size", [600 * KIB, pytest.param(SIZE, marks=needs_a_map_that_is_not_inherited)])
+def test_a_child_that_lives_on_does_not_hold_its_parents_lock(size: int, odd: Serve, folder: Path) -> None:
+    """As a pool of workers may, when the program is killed."""
+    gate = Gate(File(DATA[:size]), 300 * KIB)
+    url = odd(gate).url + "/a.bin"
+    with program(FORKS_AND_DIES, url, cwd=folder) as parent:
+        child = parent.tells()
+        try:
+            assert parent.ends()[0] == -signal.SIGKILL
+            os.kill(child, 0)
+            gate.open()
+            resumed(url, folder, DATA[:size])
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.row("F40")
