@@ -32,7 +32,7 @@ from fastidm.core.phase import Phase
 from fastidm.core.rate import TokenBucket
 from fastidm.core.redirect import origin
 from fastidm.core.response import Head, promised_digest
-from fastidm.core.segments import ROW_BYTES, SegmentTable
+from fastidm.core.segments import SegmentTable
 from fastidm.core.task import TaskMachine
 from fastidm.errors import ExistsError, FastidmError, redact
 from fastidm.events import Event, Failed, Finished, Progress, Retrying, Started
@@ -55,6 +55,8 @@ CHECKPOINT_PAUSE = 0.25
 UNSYNCED_MOST = 1 << 30
 """Bytes that may be received and not yet synced, or a sixteenth of the memory: a slower disk holds the network back before the
 kernel makes writers wait, at a tenth to a fifth of the memory. With 256 MiB 1 GiB took half as long again (measured)."""
+BEHIND_SECONDS = 0.1
+"""How soon it is looked again whether the disk has caught up."""
 THROTTLE_MEMORY = 1.0
 """Seconds after a pause for the rate limit or the disk in which slowness says nothing about server and network."""
 EVENT_SECONDS = 0.1
@@ -189,7 +191,7 @@ class RunningTask:
         """
         if self._bucket is None and not self._disk_is_behind and not self._held_back:
             return None
-        wait = EVENT_SECONDS if self._disk_is_behind else 0.0
+        wait = BEHIND_SECONDS if self._disk_is_behind else 0.0
         if self._bucket is not None:
             received = self._taken + sum(sink.received for sink in self._sinks.values())
             self._bucket.take(received - self._bucket_bytes, now)
@@ -269,7 +271,8 @@ class RunningTask:
             return
         target = self._target
         if rows is None:
-            self._on_disk(Phase.OPENING, partial(target.begin, action.content), partial(self._opened, anew=True))
+            begin = partial(target.begin, action.content, self.machine.rows_anew())
+            self._on_disk(Phase.OPENING, begin, partial(self._opened, anew=True))
         else:
             self._on_disk(Phase.OPENING, partial(target.resume, rows), partial(self._opened, anew=False))
 
@@ -283,7 +286,6 @@ class RunningTask:
         assert target is not None
         if anew:
             self._worthless = False
-            target.table[:] = self.machine.rows_anew(len(target.table) // ROW_BYTES)
         table = SegmentTable(target.table)
         self._mode = IoMode(self.options.io if target.map_allowed else "pwrite", target.size, self.options.connections)
         self._checked_bytes = self._synced_bytes = table.received()

@@ -261,11 +261,11 @@ class TaskMachine:
             self._rows = _single(self._rows)
         return self._rows
 
-    def rows_anew(self, capacity: int) -> bytes:
-        """The rows of a file of which nothing is written yet, for a table of `capacity` rows."""
+    def rows_anew(self) -> bytes:
+        """The rows of a file of which nothing is written yet."""
         size = UNKNOWN if self.content.total is None else self.content.total
         cuts = first_cut(size, self._ceiling) if self.connections.ranges else []
-        return bytes(tile(size, cuts, capacity))
+        return bytes(tile(size, cuts, len(cuts) + 1))
 
     # ------------------------------------------------------------------ answers
 

@@ -4,7 +4,8 @@ Rules of this module:
 
 * A smaller claim than the truth is always right, a larger one never. What is unreadable or in doubt claims nothing.
 * The live page changes by stores into the map, word by word, and survives a SIGKILL; the slots change by whole pages
-  and survive a power cut. No page is ever half-way between two meanings: what arms it is stored last.
+  and survive a power cut. No page is ever half-way between two meanings: what arms it is stored last. Where files cannot
+  be mapped, the live page is a copy, written at checkpoints and at the end: a SIGKILL costs what came since.
 * A slot claims only what a sync of the part file has covered. What only the live page claims never gets into one.
 * Of two slots the one that is known to be on disk is never written.
 """
@@ -48,6 +49,7 @@ from fastidm.storage.pages import JournalDamaged as JournalDamaged
 from fastidm.storage.pages import hash_url as hash_url
 
 _NO_SLOT = Slot(0, 0, [])
+_NO_MAPS = frozenset({errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class Journal:
@@ -62,8 +64,7 @@ class Journal:
 
     def __init__(self, path: str, fd: int, identity: Identity, seed: int) -> None:
         """For `create` and `open`; takes over `fd`, which is locked and JOURNAL_SIZE long."""
-        # The whole file, as an offset of 4 KiB cannot be mapped where memory pages are larger.
-        self._pages = memoryview(mmap.mmap(fd, JOURNAL_SIZE))
+        self._pages, self._mapped = _map(fd)
         self.identity, self.path, self._seed = identity, path, seed
         self._live = self._pages[LIVE * PAGE : LIVE * PAGE + LIVE_SIZE]
         self.table = self._live[LIVE_HEAD : LIVE_HEAD + TABLE_BYTES]
@@ -187,6 +188,7 @@ class Journal:
         if self._boot and self._mount is not None:
             page[MOUNT] = struct.pack(">Q", self._mount)
             page[BOOT] = self._boot
+        self._write_live()
         self._poisoned = False
 
     def checkpoint(self, rows: bytes) -> None:
@@ -201,6 +203,7 @@ class Journal:
             if self._poisoned:
                 raise OSError(errno.EIO, "an earlier sync of the part file failed")
             self._write_slot(claims)
+            self._write_live()
 
     def _write_slot(self, claims: Claims) -> None:
         if not self._settled:
@@ -237,6 +240,10 @@ class Journal:
         with self._disk:
             if self._fd < 0:
                 return
+            try:
+                self._write_live()
+            except OSError:
+                pass  # what the last checkpoint wrote is there
             fd, self._fd = self._fd, -1
             table, self.table = self.table, memoryview(bytearray())
             self._live = self._pages = memoryview(bytearray())
@@ -264,9 +271,32 @@ class Journal:
     def _live_head(self) -> bytes:
         return bytes(self._live[:LIVE_HEAD])
 
+    def _write_live(self) -> None:
+        """Where the file is not mapped, the live page gets into it by this alone: at checkpoints and at the end."""
+        if not self._mapped:
+            _write(self._fd, bytes(self._live), LIVE * PAGE)
+
     def _disarm(self) -> None:
         self._live[BOOT] = bytes(16)  # first: from here on the rest does not count
         self._live[:LIVE_HEAD] = UNARMED
+        self._write_live()
+
+
+def _map(fd: int) -> tuple[memoryview, bool]:
+    """The file in memory, and whether what is stored there is in the file as well.
+
+    FUSE's direct I/O, some 9p and network file systems map nothing for all to see; there it is a copy.
+    """
+    unlocked = owned.without_lock(fd)
+    try:
+        # The whole file, as an offset of 4 KiB cannot be mapped where memory pages are larger.
+        return memoryview(mmap.mmap(unlocked, JOURNAL_SIZE)), True
+    except OSError as error:
+        if error.errno not in _NO_MAPS:
+            raise
+        return memoryview(bytearray(os.pread(fd, JOURNAL_SIZE, 0).ljust(JOURNAL_SIZE, b"\0"))), False
+    finally:
+        os.close(unlocked)
 
 
 def _read_page(fd: int, number: int) -> bytes:

@@ -125,6 +125,17 @@ def close(fd: int) -> None:
         os.close(fd)
 
 
+def without_lock(fd: int) -> int:
+    """Another descriptor of the same file, which does not carry the lock: for maps, as a forked child inherits those.
+
+    Raises `OSError`.
+    """
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return os.dup(fd)  # no /proc: then a child that lives on holds the lock with its maps
+
+
 def is_at(fd: int, path: str) -> bool:
     """Whether the open file is the one at `path`."""
     try:

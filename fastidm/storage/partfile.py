@@ -39,7 +39,8 @@ class PartFile:
     def __init__(self, path: str, fd: int, size: int) -> None:
         state = os.fstat(fd)
         self.path = path
-        self.fd = fd
+        self._lock = fd
+        self.fd = owned.without_lock(fd)
         self.size = size
         self.device = state.st_dev
         self.inode = state.st_ino
@@ -61,7 +62,12 @@ class PartFile:
             fd = owned.create(path)
         except FileExistsError:
             raise owned.locked(path) from None
-        part = cls(path, fd, -1 if size is None else size)
+        try:
+            part = cls(path, fd, -1 if size is None else size)
+        except BaseException:
+            owned.remove(fd, path)
+            owned.close(fd)
+            raise
         try:
             if size:
                 part._reserve()
@@ -87,9 +93,13 @@ class PartFile:
             if state.st_size != size or state.st_nlink != 1:
                 raise PartChanged(path)
             part = cls(path, fd, size)
-            part._look(io)
         except BaseException:
             os.close(fd)
+            raise
+        try:
+            part._look(io)
+        except BaseException:
+            part.close()
             raise
         return part
 
@@ -161,7 +171,8 @@ class PartFile:
         """Close and unlock; the file stays. Idempotent."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
-            owned.close(fd)
+            os.close(fd)
+            owned.close(self._lock)
 
     def remove(self) -> None:
         """Remove the file, unless another one has taken its place, and close."""

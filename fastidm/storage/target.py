@@ -8,14 +8,12 @@ Rules of this module:
 * Whatever moment a run ends at, the next one leaves nothing but the file, or what can be resumed.
 * While part file and journal are held, both are locked: a second process gets `LockedError` and changes nothing.
 * With the option `rename` a name that is taken, by a file or by another download, makes it go on to the next number.
-* Files of up to `SMALL` bytes or of unknown length have no journal, and their part file does not outlive `close`. Nor has
-  any file where the file system cannot map one, as a journal is mapped.
+* Files of up to `SMALL` bytes or of unknown length have no journal, and their part file does not outlive `close`.
 * Every OSError becomes one of our errors here; the foreign one stays as its cause.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
 
 MOST_NUMBERS = 9999
 """How far `rename` counts."""
-_NO_MAPS = frozenset({errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
-"""What mmap(2) says where files cannot be mapped for all to see: FUSE's direct I/O, some 9p and network file systems."""
 
 
 @dataclass(frozen=True)
@@ -127,29 +123,33 @@ class Target:
                 return None
             return self._take_up()
 
-    def begin(self, content: Content) -> None:
+    def begin(self, content: Content, rows: bytes = b"") -> None:
         """Start from nothing, whatever `prepare` found: reserve the part file and open a journal. Helper thread.
+
+        `rows`: what the table begins with; zeros follow.
 
         Raises `NoSpaceError`, `LockedError`, `UnsafePathError`, `StorageError`; then nothing new is left behind.
         """
         while True:
             try:
-                self._begin(content)
+                self._begin(content, rows)
                 return
             except LockedError as error:  # somebody was faster
                 self._next_name(error)
             self.prepare()
 
-    def _begin(self, content: Content) -> None:
+    def _begin(self, content: Content, rows: bytes) -> None:
         with mapped(self.path):
             self.discard()
             self._drop_stale()
             self._part = PartFile.create(self.part_path, content.total, io=self._options.io)
             try:
                 if content.total is None or content.total <= SMALL:
-                    self.table = memoryview(bytearray(ROW_BYTES))
+                    self.table = memoryview(bytearray(rows.ljust(ROW_BYTES, b"\0")))
                 else:
-                    self._open_journal(self._part, content)
+                    self._journal = self._new_journal(self._part, content)
+                    self._journal.begin_epoch(rows)
+                    self.table = self._journal.table
             except BaseException:
                 self.discard()
                 raise
@@ -289,9 +289,7 @@ class Target:
             self._journal = journal = Journal.open(self.journal_path)
         except FileNotFoundError:
             return None
-        except (JournalDamaged, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_MAPS:
-                raise
+        except JournalDamaged:
             owned.check_free(self.part_path)  # before its journal is whole, a new download holds this
             Journal.discard(self.journal_path)
             owned.drop(self.part_path)
@@ -315,19 +313,6 @@ class Target:
         content = Content(identity.total, identity.etag, identity.last_modified)
         same_url = hash_url(self._url, identity.url_salt) == identity.url_hash
         return Resumable(content, [claim for claim in claims if claim[0] < claim[1]], same_url)
-
-    def _open_journal(self, part: PartFile, content: Content) -> None:
-        from fastidm.storage.journal import ROWS
-
-        try:
-            self._journal = self._new_journal(part, content)
-        except OSError as error:
-            if error.errno not in _NO_MAPS:
-                raise
-            self.table = memoryview(bytearray(ROW_BYTES * ROWS))
-        else:
-            self.table = self._journal.table
-            self._journal.begin_epoch()
 
     def _new_journal(self, part: PartFile, content: Content) -> Journal:
         from fastidm.storage.journal import Identity, Journal, hash_url

@@ -23,7 +23,7 @@ from fastidm.core.phase import Phase
 from fastidm.core.rate import TokenBucket
 from fastidm.core.response import Content, Head
 from fastidm.core.retry import Trouble
-from fastidm.core.segments import UNKNOWN, WORDS, SegmentTable
+from fastidm.core.segments import ROW_BYTES, UNKNOWN, WORDS, SegmentTable
 from fastidm.core.task import TaskMachine
 from fastidm.errors import FastidmError, StorageError
 from fastidm.options import Options
@@ -430,7 +430,8 @@ class World:
             return
         self.begun, size = content, content.total
         self.file = bytearray(old or size or 0)
-        self.table = bytearray(rows or self.machine.rows_anew(1 if size is None or size <= SMALL else CAPACITY))
+        rows = rows or self.machine.rows_anew()
+        self.table = bytearray(rows.ljust(0 if size is None or size <= SMALL else ROW_BYTES * CAPACITY, b"\0"))
         self.machine.opened(SegmentTable(self.table), self.now)
 
     def _finish(self, size: int) -> None:

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from random import Random
 
-from fastidm.core.segments import ROW_BYTES, SegmentTable, restore
+from fastidm.core.segments import SegmentTable, restore
 from fastidm.options import Options
 from fastidm.storage.journal import Journal, JournalDamaged
 from fastidm.storage.naming import JOURNAL_SUFFIX
@@ -51,8 +51,7 @@ class Run:
         if found is None or anew:
             if found is not None:
                 recorder.add(Promise(os.fstat(self.target.fd).st_ino, []))
-            self.target.begin(Content(self.size, tag, None))
-            self.target.table[:] = restore(self.size, (), cuts, len(self.target.table) // ROW_BYTES)
+            self.target.begin(Content(self.size, tag, None), bytes(restore(self.size, (), cuts, len(cuts) + 1)))
         else:
             assert found.content.etag == tag, "two contents would be mixed"
             self.target.resume(bytes(restore(self.size, found.claims, cuts, ROWS)))
@@ -145,7 +144,7 @@ class Run:
     def die(self) -> None:
         """Killed: not one more instruction; the kernel closes the files and gives back the locks."""
         part, journal = self.target._let_go()
-        for fd in (part.fd if part else -1, journal._fd if journal else -1):
+        for fd in (part.fd if part else -1, part._lock if part else -1, journal._fd if journal else -1):
             if fd >= 0:
                 with contextlib.suppress(OSError):
                     fcntl.flock(fd, fcntl.LOCK_UN)  # the map holds a duplicate

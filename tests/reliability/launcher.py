@@ -143,6 +143,13 @@ def _sync_takes(value: str) -> None:
     owned.sync = sync
 
 
+def _unsynced_most(value: str) -> None:
+    """The disk may be so many bytes behind."""
+    from fastidm import running
+
+    running.UNSYNCED_MOST = int(value)
+
+
 def _fallocate_takes(value: str) -> None:
     """fallocate(2) takes so many seconds more. Tells `fallocate` when it begins."""
     real = linux.fallocate
@@ -255,6 +262,7 @@ PATCHES: dict[str, Callable[[str], None]] = {
     "blind": _blind,
     "file-system": _file_system,
     "no-mmap": _no_mmap,
+    "unsynced-most": _unsynced_most,
     "no-holes": _no_holes,
     "sync-fails": _sync_fails,
     "sync-once": _sync_once,

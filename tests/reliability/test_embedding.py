@@ -143,14 +143,9 @@ tell(pid)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
-needs_a_map_that_is_not_inherited = pytest.mark.xfail(
-    strict=True, reason="the child inherits the journal's map, which holds the lock: it needs MADV_DONTFORK"
-)
-
-
 @pytest.mark.row("F39")
 @pytest.mark.row("F19")
-@pytest.mark.parametrize("size", [600 * KIB, pytest.param(SIZE, marks=needs_a_map_that_is_not_inherited)])
+@pytest.mark.parametrize("size", [600 * KIB, SIZE])
 def test_a_child_that_lives_on_does_not_hold_its_parents_lock(size: int, odd: Serve, folder: Path) -> None:
     """As a pool of workers may, when the program is killed."""
     gate = Gate(File(DATA[:size]), 300 * KIB)

@@ -404,7 +404,6 @@ def test_a_url_is_data_and_a_bad_one_is_told_before_anything_is_done(url: str, o
 
 
 @pytest.mark.row("R13")
-@pytest.mark.xfail(strict=True, reason="nothing holds the connections back while what they bring waits for the disk")
 def test_what_waits_for_a_slow_disk_does_not_grow_without_end(nginx: Nginx, folder: Path) -> None:
     url = large(nginx, 400 * MIB)
     last: list[int] = []
@@ -413,7 +412,7 @@ def test_what_waits_for_a_slow_disk_does_not_grow_without_end(nginx: Nginx, fold
         last.append(event["received"])
         return event["received"] > 0 and last[-30:] == last[-1:] * 30
 
-    with patched("sync-takes=60", url, cwd=folder) as command:
+    with patched("sync-takes=60,unsynced-most=209715200", url, cwd=folder) as command:
         command.wait_for("sync")
         received = command.wait_for("progress", stands_still)["received"]
         command.send(signal.SIGTERM)
