@@ -214,7 +214,7 @@ def _torn(step: Page, random: Random, ascending: bool) -> Iterator[bytes]:
             if ascending:
                 done = set(changed[: random.randrange(1, len(changed))])
             else:
-                done = {index for index in changed if random.random() < 0.5}
+                done = {index for index in changed if random.random() < 0.5} or {random.choice(changed)}
             yield b"".join(after if index in done else before for index, (before, after) in enumerate(words))
 
 

@@ -37,9 +37,14 @@ def rebuild(recorder: Recorder, disk: Disk, left: Survivor, *, data: bool) -> di
             os.pwrite(fd, b"".join(left.journals[inode]), 0)
         elif data:
             held[inode] = surviving(file, left.random)
-            os.pwrite(fd, bytes(size), 0)
+            os.ftruncate(fd, 0)
+            os.ftruncate(fd, size)
+            for start, stop in file.written():  # what is lost of it is zeros here and no hole: some file systems do that
+                if start < size:
+                    os.pwrite(fd, bytes(min(stop, size) - start), start)
             for start, stop in held[inode]:
-                os.pwrite(fd, file.content[start : min(stop, size)], start)
+                if start < size:
+                    os.pwrite(fd, file.content[start : min(stop, size)], start)
         elif os.fstat(fd).st_size != size:
             os.pwrite(fd, file.content[:size], 0)
         os.ftruncate(fd, size)

@@ -49,21 +49,22 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
         habit = Lockstep(File(DATA), pause=0.002)
         with OddServer(habit) as server:
             command = ("--quiet", "--conn", connections, "--io", io, f"{server.url}/a.bin")
-            sent = kept = 0
+            sent = kept = requests = 0
             for _ in range(min(PER_DOWNLOAD, KILLS - len(again))):
                 with Command(*command, cwd=folder, env=env) as process:
                     wait_until_sent(server, habit, habit.sent + random.randrange(1, (SIZE - kept) // 2))
                     time.sleep(random.uniform(0, 0.005))  # to wherever that is
-                    active = habit.active
                     process.kill()
                 habit.wait_until_quiet(server)
+                active = min(connections, len(server.exchanges) - requests)
+                requests = len(server.exchanges)
                 written = journal_claims(folder)  # before holes in the part file are taken from it
                 claims = look(folder / "a.bin") or []
                 part = (folder / "a.bin.part").read_bytes() if written else b""
                 wrong += sum(first_difference(part[start:stop], DATA[start:stop]) is not None for start, stop in written)
                 now = sum(stop - start for start, stop in claims)
                 # What this run has fetched and the journal does not know; also what it compared in its beginning.
-                again.append(((habit.sent - sent) - (now - kept)) / max(1, active))
+                again.append(((habit.sent - sent) - (now - kept)) / active)
                 sent, kept = habit.sent, now
             outcome = run(*command, cwd=folder, env=env)
             assert (outcome.code, outcome.stderr) == (0, "")
