@@ -27,7 +27,7 @@ from fastidm.storage.naming import JOURNAL_SUFFIX, PART_SUFFIX
 from tests.crash.driver import NAME
 from tests.crash.model import Disk, Image, Survivor, subtract
 from tests.crash.recorder import Recorder
-from tests.crash.trace import Finished, Page, Promise, Ranges, Step, SyncEnds
+from tests.crash.trace import Entry, Finished, Page, Promise, Ranges, Step, SyncEnds
 
 PART, JOURNAL = NAME + PART_SUFFIX, NAME + JOURNAL_SUFFIX
 BOOT, NEXT_BOOT, LAST_BOOT = b"before the crash", b"after the crash ", b"after the second"
@@ -99,6 +99,9 @@ class Judge:
         self.random = Random(seed)
         self.disk = Disk()
         self.violations: list[str] = []
+        self.losses: list[str] = []
+        """Where a kill makes the next run fetch again what was claimed before."""
+        self._claimed: Ranges = []
         self.cuts = self.kills = self.believing = 0
         self._births: dict[int, int] = {}
         self._promises: dict[int, Ranges] = {}
@@ -132,7 +135,11 @@ class Judge:
             if isinstance(step, SyncEnds) and not step.ok:
                 continue  # nobody has been told yet; the process can do nothing about a kill at this very moment
             alive = self.disk.alive()
-            self._kill(alive)
+            claims = self._kill(alive)
+            if NAME not in alive.names and not self.disk.failed and subtract(self._claimed, claims):
+                self.losses.append(f"step {self._at} ({_shown(step)}): {self._claimed} were claimed, {claims} are left")
+            elif not isinstance(step, Entry):
+                self._claimed = claims
             if isinstance(step, Page) and step.stored:
                 for torn in _torn(step, self.random, ascending):
                     pages = list(alive.journals[step.inode])
@@ -178,7 +185,7 @@ class Judge:
                     if subtract(promised, claims if inode == part else []):
                         self._violated(f"power cut: {promised} were checkpointed, {claims} are left")
 
-    def _kill(self, alive: Survivor) -> None:
+    def _kill(self, alive: Survivor) -> Ranges:
         self.kills += 1
         claims, part = self.believed(alive, BOOT)
         if claims:
@@ -191,6 +198,7 @@ class Judge:
         final = alive.names.get(NAME)
         if final is not None and self.disk.files[final].written() != [(0, len(self.disk.files[final].content or b""))]:
             self._violated("kill: the final name on an incomplete file")
+        return claims
 
     def _whole(self, inode: int, left: Survivor) -> bool:
         file = self.disk.files[inode]

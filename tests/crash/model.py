@@ -158,6 +158,8 @@ class Disk:
         self._durable_names: dict[str, int] = {}
         self._entries: list[Entry] = []
         self._entries_marked = 0
+        self.failed = False
+        """Whether a sync has failed."""
 
     def adopt(self, name: str, inode: int, size: int, *, content: bytes | None, held: Ranges, image: bytes) -> None:
         """A file that is on the disk when the trace begins."""
@@ -190,6 +192,7 @@ class Disk:
                 else:
                     self.files[inode].sync_begins()
             case SyncEnds(inode, ok):
+                self.failed |= not ok
                 if inode != FOLDER:
                     self.files[inode].sync_ends(ok)
                 elif ok:
