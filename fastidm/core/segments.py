@@ -114,7 +114,7 @@ class SegmentTable:
         if not position <= at < stop:
             raise ValueError(f"cannot split {self[row]} at {at}")
         new = self._unused.pop()
-        self._put(new, at, stop, at)
+        put_row(self._words, new, at, stop, at, ~at)
         self._words[WORDS * row + 1] = at
         self.order.insert(self.order.index(row) + 1, new)
         return new
@@ -141,24 +141,31 @@ class SegmentTable:
         """The server ended a stream of unknown length: what is written is the file."""
         self._words[WORDS * row + 1] = self.size = self.position(row)
 
-    def _put(self, row: int, start: int, stop: int, position: int) -> None:
-        # The row is all zeros here. `stop` last: a row that does not stop beyond its start claims nothing.
-        at = WORDS * row
-        self._words[at] = start
-        self._words[at + 2] = position
-        self._words[at + 3] = ~position
-        self._words[at + 1] = stop
-
     def _free(self, row: int) -> None:
-        # The other way round, `stop` first: a row that stops before it starts claims nothing and is no row to a reader. With
-        # `stop` last it would be (0, stop, 0) in between: a sound row, which says that nothing up to `stop` is written, and so
-        # takes away what the rows in that range claim (a byte inside two rows counts only if both claim it).
-        at = WORDS * row
-        self._words[at + 1] = 0
-        self._words[at + 2] = 0
-        self._words[at + 3] = 0
-        self._words[at] = 0
+        clear_row(self._words, row)
         self._unused.append(row)
+
+
+def put_row(words: memoryview, row: int, start: int, stop: int, position: int, check: int) -> None:
+    """Put a segment into an unused row of a live table of int64 words."""
+    # `stop` last: a row that does not stop beyond its start claims nothing.
+    at = WORDS * row
+    words[at] = start
+    words[at + 2] = position
+    words[at + 3] = check
+    words[at + 1] = stop
+
+
+def clear_row(words: memoryview, row: int) -> None:
+    """Make a row of a live table unused."""
+    # The other way round, `stop` first: a row that stops before it starts claims nothing and is no row to a reader. With `stop`
+    # last it would be (0, stop, 0) in between: a sound row, which says that nothing up to `stop` is written, and so takes away
+    # what the rows in that range claim (a byte inside two rows counts only if both claim it).
+    at = WORDS * row
+    words[at + 1] = 0
+    words[at + 2] = 0
+    words[at + 3] = 0
+    words[at] = 0
 
 
 def tile(size: int, boundaries: Iterable[int], capacity: int) -> bytearray:

@@ -18,7 +18,7 @@ import os
 import struct
 import threading
 
-from fastidm.core.segments import merge
+from fastidm.core.segments import ROW_BYTES, clear_row, merge, put_row
 from fastidm.storage import linux, owned
 from fastidm.storage.pages import (
     BOOT,
@@ -48,6 +48,7 @@ from fastidm.storage.pages import Identity as Identity
 from fastidm.storage.pages import JournalDamaged as JournalDamaged
 from fastidm.storage.pages import hash_url as hash_url
 
+_ROW = struct.Struct("=4q")
 _NO_SLOT = Slot(0, 0, [])
 _NO_MAPS = frozenset({errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 
@@ -166,18 +167,22 @@ class Journal:
         the disk. So claims are withdrawn here, and before the bytes are touched. Raises OSError, and then the slots
         alone are believed; ValueError for too many rows.
         """
-        # A SIGKILL may fall between any two stores, and in the middle of the long one. From the first to the last of
-        # them the boot id is zero, and half of it is no boot id either: so neither old nor new rows are believed but
+        # A SIGKILL may fall between any two stores, and in the middle of the long one. From the first to the last of those
+        # below the boot id is zero, and half of it is no boot id either: so neither old nor new rows are believed but
         # the slots are, and those are still true, as a byte that they claim is only written over with the same byte.
         # A power cut changes the boot id, so then the live page does not count.
         self._must_be_open()
         self._epoch += 1
+        total = self.identity.total
+        claims = claims_of(bytes(rows), total)
+        slots = [slot for slot in self._slots() if slot]
+        withdrawn = any(merge(claims + slot.claims, total) != claims for slot in slots)
+        if not withdrawn and self._exchange(rows, claims):
+            self._poisoned = False
+            return
         self._disarm()
         self.table[:] = rows.ljust(TABLE_BYTES, b"\0")
-        total = self.identity.total
-        claims = claims_of(bytes(self.table), total)
-        slots = [slot for slot in self._slots() if slot]
-        if any(merge(claims + slot.claims, total) != claims for slot in slots):
+        if withdrawn:
             # What the rows claim beyond the slots may be in memory only: it must not get into them with the rest.
             durable = common(max(slots).claims, claims)
             with self._disk:
@@ -190,6 +195,31 @@ class Journal:
             page[BOOT] = self._boot
         self._write_live()
         self._poisoned = False
+
+    def _exchange(self, rows: bytes | bytearray, claims: Claims) -> bool:
+        """Put `rows` in the place of those of an armed page without disarming it; False where that cannot be done.
+
+        It can if they claim no less: new rows beside the old ones take nothing away, as what both claim is claimed, and
+        when all are there the old ones can go. So a kill at no instant costs more than one at any other.
+        """
+        old = bytes(self.table)
+        held = claims_of(old, self.identity.total)
+        if not live_epoch(self._live_head(), self._boot, self._mount) or merge(claims + held, self.identity.total) != claims:
+            return False
+        each = range(0, len(old), ROW_BYTES)
+        used = [at for at in each if any(old[at : at + ROW_BYTES])]
+        free = [at for at in each if at not in set(used)]
+        new = [row for row in _ROW.iter_unpack(rows) if any(row)]
+        if len(new) > len(free):
+            return False
+        self._live[EPOCH] = struct.pack(">Q", self._epoch)
+        with self.table.cast("q") as words:
+            for at, (start, stop, position, check) in zip(free, new, strict=False):
+                put_row(words, at // ROW_BYTES, start, stop, position, check)
+            for at in used:
+                clear_row(words, at // ROW_BYTES)
+        self._write_live()
+        return True
 
     def checkpoint(self, rows: bytes) -> None:
         """Make the claims of `rows` durable. Blocks for the disk; in a helper thread, one at a time.

@@ -109,7 +109,7 @@ class Points:
         self._deadly = seam, point
 
     def install(self) -> None:
-        from fastidm.core.segments import SegmentTable
+        from fastidm.core import segments
         from fastidm.engine import Engine
         from fastidm.storage import journal, linux, owned, place
         from fastidm.storage.journal import Journal
@@ -121,8 +121,9 @@ class Points:
             ("write into the map", PureSink, "_write_map"),
             ("move a position", PureSink, "_advance"),
             ("flush", Engine, "_settle"),
-            ("new row", SegmentTable, "_put"),
-            ("give up a row", SegmentTable, "_free"),
+            ("new row", segments, "put_row"),
+            ("give up a row", segments, "clear_row"),
+            ("new row beside the old ones", journal, "put_row"),
             ("reserve", linux, "fallocate"),
             ("begin an epoch", Journal, "begin_epoch"),
             ("disarm", Journal, "_disarm"),

@@ -92,7 +92,6 @@ def test_nor_does_a_kill_if_a_long_store_goes_in_any_order(traces: list[Recorder
         assert not judge.violations, judge.violations[:5]
 
 
-@pytest.mark.xfail(strict=True, reason="while an epoch begins only the slots are believed")
 def test_a_kill_at_any_step_loses_nothing_that_was_claimed(base: Path, reader: Reader) -> None:
     judge = judged(recorded(killed_twice, base, seed=3), reader)
     judge.kill_everywhere(ascending=True)

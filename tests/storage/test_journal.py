@@ -342,9 +342,10 @@ if front == half < back or claims == [(0, size)]:
 if front > half:
     front, back = half, front
 journal.begin_epoch(struct.pack("=8q", 0, half, front, ~front, half, size, back, ~back))
+rows = [row for row in range(len(words) // 4) if words[4 * row + 1]]
 while True:
-    for row, stop in ((0, half), (1, size)):
-        position = words[4 * row + 2]
+    for row in rows:
+        position, stop = words[4 * row + 2], words[4 * row + 1]
         block = min(37, stop - position)
         os.pwrite(part, b"x" * block, position)
         words[4 * row + 2] = position + block
@@ -513,7 +514,7 @@ def test_after_a_failed_sync_the_last_slot_is_believed(path: str, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(owned, "sync", fail)
         journal.poison()
-    assert bytes(journal.table[:ROW_BYTES]) == packed(SEGMENTS[:1])  # a sink may still be at work
+    assert [tuple(row) for row in SegmentTable(journal.table).snapshot()] == SEGMENTS  # a sink may still be at work
     with pytest.raises(OSError, match="earlier sync"):
         journal.checkpoint(bytes(journal.table))
     put_row_by_row(journal.table, SEGMENTS)
