@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability import rows_local, rows_network
+from tests.reliability.faultserver import FaultServer
 from tests.support.oddserver import Habit, OddServer
 
 ROWS = {row.id: row for row in (*rows_network.ROWS, *rows_local.ROWS)}
@@ -28,6 +29,13 @@ def within_deadline(request: pytest.FixtureRequest) -> Iterator[None]:
     took = time.monotonic() - begun
     late = [f"{id} has {ROWS[id].deadline:g} s" for id in ids if took > ROWS[id].deadline]
     assert not late, f"this took {took:.1f} s: {', '.join(late)}"
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultServer]:
+    """The fault server with its TLS ports, for the whole run."""
+    with FaultServer(tmp_path_factory.mktemp("faults")) as server:
+        yield server
 
 
 @pytest.fixture
