@@ -13,7 +13,7 @@ Sources: RFC 9110 sections 8.8 (validators), 14.4 (Content-Range), 15.3.7 (206),
 from __future__ import annotations
 
 from binascii import a2b_base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastidm.core.retry import retry_after
 from fastidm.errors import (
@@ -21,6 +21,7 @@ from fastidm.errors import (
     BusyError,
     ContentChangedError,
     FastidmError,
+    NetworkError,
     NotFoundError,
     ProtocolError,
     RedirectError,
@@ -135,6 +136,8 @@ def _judge(head: Head, first: int | None, last: int | None, pinned: Content | No
         return Redirected() if head.get("location") else Refused(RedirectError(f"redirect ({status}) without a location"))
     if status in RETRIABLE:
         return Again(BusyError(f"the server is busy ({_say(status)})"), retry_after(head.get("retry-after"), now_utc))
+    if status == 412 and pinned is not None:
+        return Refused(ContentChangedError("the remote file has changed: a precondition failed (412)"))
     if status == 416 and first is not None:
         return _unsatisfiable(head, first, pinned)
     refusal = _refusal(status)
@@ -171,10 +174,23 @@ def _no_part(first: int | None, what: str) -> Verdict:
 
 def _whole(head: Head, first: int | None, pinned: Content | None) -> Verdict:
     content = Content(content_length(head), *validators(head))
+    if pinned is not None and pinned.total is not None:
+        if _is_a_page(head, content, pinned):
+            size = "of unknown length" if content.total is None else f"of {content.total} bytes"
+            what = f"the answer is not the file but a text/html page {size}"
+            return Again(NetworkError(what, "does this network want a login? the same command goes on where it stopped"))
+        if content.total is None:
+            content = replace(content, total=pinned.total)  # its end alone would not prove that it is whole
     change = changed(pinned, content)
     if change:
         return Refused(change)
     return RangeIgnored(content) if first else Accepted(0, content.total, content, False)
+
+
+def _is_a_page(head: Head, seen: Content, pinned: Content) -> bool:
+    """Whether this is what a captive portal, or a server in trouble, shows to everybody in place of every file."""
+    html = (head.get("content-type") or "").strip().lower().startswith("text/html")
+    return html and seen.total != pinned.total and seen.etag is None and seen.last_modified is None
 
 
 def _length_is_sane(head: Head) -> bool:

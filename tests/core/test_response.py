@@ -31,6 +31,7 @@ from fastidm.errors import (
     BusyError,
     ContentChangedError,
     FastidmError,
+    NetworkError,
     NotFoundError,
     ProtocolError,
     RedirectError,
@@ -262,7 +263,26 @@ def test_the_whole_file_is_never_written_where_a_part_was_asked_for() -> None:
 
 
 def test_another_whole_file_where_a_part_was_asked_for_means_a_change() -> None:
-    assert refusal(verdict(head(200, content_length="1850", content_type="text/html"))) is ContentChangedError
+    assert refusal(verdict(head(200, content_length="1850"))) is ContentChangedError
+    assert refusal(verdict(head(200, content_length="1850", content_type="text/html", etag='"2"'))) is ContentChangedError
+
+
+@pytest.mark.parametrize("length", [{"content_length": "1850"}, {"transfer_encoding": "chunked"}])
+@pytest.mark.parametrize("first", [None, 0, 500])
+def test_a_page_in_place_of_a_known_file_is_a_portal_that_may_go_away(first: int | None, length: dict[str, str]) -> None:
+    got = judge(head(200, content_type="Text/HTML; charset=utf-8", **length), first, None, PINNED, UTC)
+    assert isinstance(got, Again) and isinstance(got.error, NetworkError) and "text/html" in got.error.message
+
+
+def test_a_page_that_is_the_file_is_no_portal() -> None:
+    page = head(200, content_type="text/html", content_length="1000")
+    assert isinstance(judge(page, None, None, Content(1000), UTC), Accepted)
+    assert isinstance(judge(page, None, None, None, UTC), Accepted)
+
+
+def test_a_body_of_unknown_length_has_to_be_as_long_as_the_file_is_known_to_be() -> None:
+    got = judge(head(200, transfer_encoding="chunked", etag=ETAG), None, None, PINNED, UTC)
+    assert isinstance(got, Accepted) and got.stop == got.content.total == 1000
 
 
 @given(st.sampled_from([200, 206]), st.integers(1, 999), st.integers(0, 2000), st.integers(0, 2000), st.integers(1, 2000))
@@ -418,7 +438,6 @@ def test_a_busy_server_is_asked_again_when_it_says(text: str, delay: float | Non
         (404, NotFoundError),
         (410, NotFoundError),
         (402, RefusedError),
-        (412, RefusedError),
         (451, RefusedError),
         (505, RefusedError),
         (204, ProtocolError),
@@ -443,6 +462,11 @@ def test_an_unsatisfiable_range_tells_a_changed_file_by_its_total() -> None:
     assert refusal(verdict(head(416, content_range="bytes */400"))) is ContentChangedError
     assert refusal(verdict(head(416, content_range="bytes */1000"))) is ProtocolError
     assert refusal(verdict(head(416))) is ProtocolError
+
+
+def test_a_failed_precondition_means_that_a_known_file_has_changed() -> None:
+    assert refusal(verdict(head(412))) is ContentChangedError
+    assert refusal(first_verdict(head(412))) is RefusedError
 
 
 def test_messages_never_repeat_what_the_server_wrote() -> None:

@@ -60,4 +60,4 @@ CHANGES = (
     Case("H23", "no validator and the same file", "dies/a.bin", (FIRST, GOES_ON)),
     Case("H26", "416 with a smaller total in the second run", "dies/a.bin?fault@2=unsatisfied&total@2=100", (FIRST, CHANGED)),
     Case("H27", "412 in the second run", "dies/a.bin?fault@2=silent&status@2=412", (FIRST, Run(8, "P"))),
-)
+)  # fmt: skip

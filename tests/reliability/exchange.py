@@ -217,13 +217,17 @@ class Exchange(Knobs):
 
     async def reset(self) -> NoReturn:
         """End the connection by RST, after what has been sent has arrived."""
+        await self.arrived()
+        self.link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+        raise Gone
+
+    async def arrived(self) -> None:
+        """Return when the client's kernel has everything that was sent, after 5 s at the latest."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + 5
         while _unsent(self.link) and loop.time() < deadline:
             await asyncio.sleep(0.001)  # the kernel sends no event for this
-        self.link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
-        raise Gone
 
     async def hold(self) -> NoReturn:
         """Be silent until the client goes away."""
