@@ -11,8 +11,10 @@ Rules of this module:
 from __future__ import annotations
 
 import os
+import select
 import selectors
 from collections.abc import Callable
+from functools import partial
 from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -43,13 +45,15 @@ def hold(block: memoryview) -> int:
 class Transfer:
     """One request under way. Made by `Transfers.start`."""
 
-    __slots__ = ("_head_done", "_lines", "curl", "on_end", "on_head", "paused")
+    __slots__ = ("_head_done", "_lines", "curl", "distrusted", "on_end", "on_head", "paused")
 
     def __init__(self, curl: pycurl.Curl, on_head: Callable[[Head], None], on_end: Callable[[int, str], None]) -> None:
         self.curl = curl
         self.on_head = on_head
         self.on_end = on_end
         self.paused = False
+        self.distrusted = False
+        """It was given a used connection on which more had come than was asked for."""
         self._lines: list[bytes] = []
         self._head_done = False
 
@@ -122,6 +126,8 @@ class Transfers:
         self._timer_at: float | None = None
         self._active: dict[pycurl.Curl, Transfer] = {}
         self._idle: list[pycurl.Curl] = []
+        self._used: dict[int, int] = {}
+        """Local port of a connection -> its descriptor, once it had a request."""
         self._failure: BaseException | None = None
 
     def start(
@@ -148,6 +154,7 @@ class Transfers:
         configure(curl, options, url, first, last, trusted=trusted)
         curl.setopt(pycurl.FRESH_CONNECT, int(fresh))
         curl.setopt(pycurl.HEADERFUNCTION, transfer._header)
+        curl.setopt(pycurl.PREREQFUNCTION, partial(self._before_request, transfer))
         transfer.receive_into(sink or hold)
         self._active[curl] = transfer
         self._multi.add_handle(curl)
@@ -212,11 +219,48 @@ class Transfers:
             ended = [(curl, 0, "") for curl in good] + [(curl, code, message) for curl, code, message in bad]
             for curl, code, message in ended:
                 transfer = self._active.pop(curl, None)
-                if transfer is not None:
+                if transfer is not None and transfer.distrusted:
+                    self._start_afresh(transfer)
+                elif transfer is not None:
                     self._release(curl)
                     transfer.on_end(code, message)
             if not left:
                 return
+
+    def _before_request(self, transfer: Transfer, there: str, here: str, their_port: int, our_port: int) -> int:
+        """libcurl has a connection and is about to send the request.
+
+        libcurl reads no further than an answer goes, so what a server has glued to one would be taken for the next.
+        """
+        fd = self._used.get(our_port)
+        if fd is None:
+            self._remember(our_port)
+        elif _readable(fd):
+            transfer.distrusted = True
+            return int(pycurl.PREREQFUNC_ABORT)
+        return int(pycurl.PREREQFUNC_OK)
+
+    def _remember(self, port: int) -> None:
+        """A new connection: which descriptor it has. libcurl does not say so in a callback, but its port is there to see."""
+        from socket import socket
+
+        for fd in [key.fd for key in self._selector.get_map().values()]:
+            try:
+                connection = socket(fileno=fd)
+            except OSError:
+                continue  # a pipe, ours or libcurl's
+            name = connection.getsockname()
+            connection.detach()  # it stays open: it is libcurl's
+            if isinstance(name, tuple) and name[1] == port:
+                self._used[port] = fd
+
+    def _start_afresh(self, transfer: Transfer) -> None:
+        """Nothing was sent yet: the same request, over a connection of its own."""
+        transfer.distrusted = False
+        self._multi.remove_handle(transfer.curl)
+        transfer.curl.setopt(pycurl.FRESH_CONNECT, 1)
+        self._active[transfer.curl] = transfer
+        self._multi.add_handle(transfer.curl)
 
     def _release(self, curl: pycurl.Curl) -> None:
         self._multi.remove_handle(curl)
@@ -258,6 +302,12 @@ class Transfers:
                 pass
         except BlockingIOError:
             pass
+
+
+def _readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _pipe() -> tuple[int, int]:

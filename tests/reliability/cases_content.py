@@ -18,7 +18,7 @@ LENGTHS = (
     Case("H2", "HEAD tells half the size", "refuses_head/a.bin?lies=1"),
     Case("H3", "no length", "unsaid/a.bin", requests=1),
     Case("H3", "no length and an old version", "unsaid/a.bin?version=1.0", requests=1),
-    Case("H4", "no length and half of it with a checksum", "unsaid/a.bin?cut=2M", (Run(15, "N"),), None, None, RIGHT_SUM, tools=False),
+    Case("H4", "no length and half of it", "unsaid/a.bin?cut=2M", (Run(15, "N"),), None, None, RIGHT_SUM, tools=False),
     Case("H5", "chunks", "chunked/a.bin", requests=1),
     Case("H6", "chunks that break off", "chunked/a.bin?cut=2M&fault@2=chunked&cut@2=4M", (Run(6, "N"), Run()), options=ONCE),
     Case("H6", "chunks that break off once", "chunked/a.bin?cut=2M&cut@2=4M&switch=2", requests=2, sent=1.6),
@@ -75,7 +75,8 @@ REDIRECTS = (
     Case("H34", "a link that expires with 401", "signed/a.bin?size=8M&uses=3&status=401", requests=60, sent=1.1),
     Case("H34", "a link that expires for good", "signed/a.bin?size=8M&uses=3&dead=1", (Run(18, "P", says="-o"), GOES_ON)),
     Case("H34", "a URL that expires itself", "signed/a.bin?size=8M&uses=3&sticks=1", (Run(18, "P", says="-o"), GOES_ON)),
-    Case("H38", "404 for one segment", "silent/a.bin?size=8M&status=404&beyond=4M", (Run(8, "P"),)),
+    Case("H38", "404 for one segment", "silent/a.bin?size=8M&status=404&beyond=4M", (Run(8, "P"),),
+         broken="it is taken for an expired link, exit 18"),
 )
 
 NAMES = (
