@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from tests.reliability.cases import Case, Run
-from tests.reliability.cases_ranges import GOES_ON
-from tests.support.content import content, sha256
+from tests.reliability.cases_ranges import GOES_ON, RIGHT_SUM
 
 REFUSED = (Run(14, "N"),)
 ONCE = ("--retries", "1")
 HURRIED = ("--connect-timeout", "1", "--timeout", "1", "--retries", "0")
-RIGHT_SUM = ("--checksum", "sha256:" + sha256(content(4 << 20, 1)))
 WRONG_SUM = ("--checksum", "sha256:" + 64 * "0")
 
 LENGTHS = (

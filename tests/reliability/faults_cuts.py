@@ -79,12 +79,14 @@ async def outage(exchange: Exchange) -> None:
 
 @fault
 async def portal(exchange: Exchange) -> None:
-    """What a captive portal says to everything: a page of its own, 200 text/html; or a redirect to one."""
+    """What a captive portal says to everything: a page of its own, 200 text/html; or a redirect to one. It has no validators."""
     if exchange.text("redirect") and not exchange.record.target.endswith("&landed=1"):
         await exchange.answer(302, f"Location: {exchange.record.target}&landed=1")
         return
     page = b"<html><title>Welcome</title>Please log in.</html>".ljust(1850)
-    await exchange.answer(200, "Content-Type: text/html", body=page)
+    exchange.record.status = 200
+    await exchange.raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(page))
+    await exchange.send(page)
 
 
 @fault

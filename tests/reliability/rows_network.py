@@ -38,7 +38,7 @@ ROWS: tuple[Row, ...] = (
     Row("H10", "the server stops doing ranges in the middle", "one stream from the beginning, compared with what is there"),
     Row("H11", "parts without Content-Range", "not written; one stream instead"),
     Row("H12", "parts that begin elsewhere", "not written; one stream instead"),
-    Row("H13", "parts with a right head and other bytes", "found where segments meet: exit 8; or by --checksum: exit 15"),
+    Row("H13", "parts with a right head and other bytes", "found where segments meet, or by --checksum: exit 15"),
     Row("H14", "parts that tell another total size", "exit 8"),
     Row("H15", "parts that do not tell the total size", "taken if the size is known from before"),
     Row("H16", "multipart for a single range", "not written; one stream instead"),

@@ -16,7 +16,7 @@ from tests.support.servers import Nginx
 
 @pytest.mark.parametrize("case", params(LENGTHS))
 def test_lengths_and_bodies(case: Case, faults: FaultServer, empty: Path) -> None:
-    outcome = check(case, faults, empty)[-1]
+    outcome = check(case, faults, empty, inside=True)[-1]
     methods = {record.method for record in faults.books[case.key].records}
     assert methods == {"GET"}
     if case.row in ("H3", "H5", "H6"):
@@ -33,12 +33,12 @@ def test_a_body_without_a_length_that_breaks_off_is_at_least_called_unverified(f
 
 @pytest.mark.parametrize("case", params(HEADS))
 def test_hostile_heads(case: Case, faults: FaultServer, empty: Path) -> None:
-    check(case, faults, empty)
+    check(case, faults, empty, inside=True)
 
 
 @pytest.mark.parametrize("case", params(REDIRECTS))
 def test_redirects(case: Case, faults: FaultServer, empty: Path) -> None:
-    check(case, faults, empty)
+    check(case, faults, empty, inside=True)
 
 
 @pytest.mark.row("H30")
@@ -75,7 +75,7 @@ def test_a_new_link_to_the_same_name_goes_on_where_the_expired_one_stopped(fault
 def test_names_that_a_server_gives(case: Case, faults: FaultServer, empty: Path) -> None:
     if case.row == "H65":
         (empty / case.target).write_bytes(EARLIER)
-    outcome = check(case, faults, empty)[0]
+    outcome = check(case, faults, empty, inside=True)[0]
     assert (outcome.stdout + outcome.stderr).replace("\n", "").isprintable()
     assert [path.name for path in empty.parent.iterdir()] == [empty.name], "nothing beside the folder"
 
@@ -83,7 +83,7 @@ def test_names_that_a_server_gives(case: Case, faults: FaultServer, empty: Path)
 @pytest.mark.row("H66")
 @pytest.mark.parametrize("case", [case for case in HEADS if case.row == "H66"], ids=lambda case: case.name)
 def test_an_absurd_date_does_not_become_that_of_the_file(case: Case, faults: FaultServer, empty: Path) -> None:
-    check(case, faults, empty)
+    check(case, faults, empty, inside=True)
     assert 1 << 30 < (empty / "a.bin").stat().st_mtime < 1 << 33
 
 
