@@ -15,7 +15,7 @@ import select
 import selectors
 from collections.abc import Callable
 from functools import partial
-from threading import RLock
+from threading import RLock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ PAUSE = 0x10000001
 
 MOST_SOCKETS = 256
 """Connections that are kept open at most, those that wait for their next request included."""
+LOOKUP_PATIENCE = 0.5
+"""Seconds that `close` waits for a name that is still being looked up."""
 
 Sink = Callable[[Any], int | None]
 
@@ -209,9 +211,13 @@ class Transfers:
         for curl in self._idle:
             curl.close()
         self._idle.clear()
-        self._multi.close()
-        self._selector.close()
-        os.close(self._wake_read)
+        # libcurl waits for its thread that looks up a name, and a resolver may take minutes or for ever: not at our expense.
+        closing = Thread(target=self._multi.close, name="fastidm-close", daemon=True)
+        closing.start()
+        closing.join(LOOKUP_PATIENCE)
+        if not closing.is_alive():
+            self._selector.close()
+            os.close(self._wake_read)
 
     def _reap(self) -> None:
         while True:

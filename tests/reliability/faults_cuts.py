@@ -79,7 +79,7 @@ async def outage(exchange: Exchange) -> None:
 
 @fault
 async def portal(exchange: Exchange) -> None:
-    """What a captive portal says to everything: a page of its own, 200 text/html; or a redirect to one. It has no validators."""
+    """What a captive portal says to everything: a page of its own, 200 text/html; or a redirect to one."""
     if exchange.text("redirect") and not exchange.record.target.endswith("&landed=1"):
         await exchange.answer(302, f"Location: {exchange.record.target}&landed=1")
         return

@@ -8,10 +8,10 @@ from tests.reliability.faults_file import head
 
 @fault
 async def unsaid(exchange: Exchange) -> None:
-    """No length at all: the end of the connection is the end of the file. `cut`: bytes after which it comes too early."""
+    """No length at all: the file ends with the connection (see `how`). `cut`: bytes after which that comes too early."""
     await exchange.head(200, "Connection: close", version=exchange.text("version", "1.1"))
     await exchange.body(0, exchange.size("cut", exchange.total))
-    exchange.close()
+    await exchange.end(exchange.text("how", "fin"))
 
 
 @fault

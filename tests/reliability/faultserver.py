@@ -42,10 +42,10 @@ SEND_BUFFER = 64 << 10
 class FaultServer:
     """The server, in a thread. A context manager.
 
-    Parameters: `folder`, an empty folder for certificates, or None for no TLS.
+    Parameters: `folder`, an empty folder for certificates, or None for no TLS; `port`, of plain HTTP, 0 for any.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, port: int = 0) -> None:
         self.books: defaultdict[str, Book] = defaultdict(Book)
         self.defects: list[str] = []
         """What handlers raised that they should not have; a test that finds something here fails."""
@@ -53,6 +53,7 @@ class FaultServer:
         """Root of each listener: "http", and the kinds of `faults_tls`."""
         self.cacert = "" if folder is None else str(folder / "ca.pem")
         self._folder = folder
+        self._port = port
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
@@ -96,7 +97,7 @@ class FaultServer:
             self._loop.close()
 
     async def _listen(self) -> None:
-        first = _bound("127.0.0.1", 0)
+        first = _bound("127.0.0.1", self._port)
         port = first.getsockname()[1]
         for link in (first, _bound("127.0.0.2", port)):
             self._servers.append(await asyncio.start_server(self._accept, sock=link, limit=1 << 20))
