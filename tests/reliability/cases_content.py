@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from urllib.parse import quote
+
 from tests.reliability.cases import Case, Run
-from tests.reliability.cases_ranges import GOES_ON, RIGHT_SUM
+from tests.reliability.cases_ranges import GOES_ON, RIGHT_SUM, UNFIT
 
 REFUSED = (Run(14, "N"),)
 ONCE = ("--retries", "1")
 HURRIED = ("--connect-timeout", "1", "--timeout", "1", "--retries", "0")
+DIGEST = b64encode(bytes.fromhex(RIGHT_SUM[1].partition(":")[2])).decode()
 WRONG_SUM = ("--checksum", "sha256:" + 64 * "0")
 
 LENGTHS = (
@@ -39,6 +43,9 @@ LENGTHS = (
     Case("H55", "nothing in a whole answer", "ignored/a.bin?size=0"),
     Case("H56", "a claim of 50 TB", "huge/a.bin", (Run(9, "N"),)),
     Case("H56", "a claim of nearly 2 to the 63", "huge/a.bin?claims=9223372036854775000", (Run(9, "N"),), tools=False),
+    Case("H69", "a right digest", f"file/a.bin?line=Repr-Digest:+sha-256%3D:{quote(DIGEST)}:"),
+    Case("H69", "a wrong digest", f"file/a.bin?size=5M&line=Repr-Digest:+sha-256%3D:{quote(DIGEST)}:", UNFIT, tools=False),
+    Case("H69", "a digest that is none", "file/a.bin?line=Repr-Digest:+sha-256%3D:soon:,+md5%3Dx"),
     Case("H68", "a wrong checksum", "file/a.bin", (Run(15, "N", options=WRONG_SUM), Run(options=RIGHT_SUM)), tools=False),
 )
 

@@ -263,7 +263,7 @@ FAULTS: dict[str, Handler] = {}
 
 def fault(handler: Handler) -> Handler:
     """Make a handler known under its name: `def shorter(...)` answers `/KEY/shorter/NAME`."""
-    FAULTS[handler.__name__] = handler  # type: ignore[attr-defined]
+    FAULTS[handler.__name__] = handler
     return handler
 
 

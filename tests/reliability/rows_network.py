@@ -99,5 +99,5 @@ ROWS: tuple[Row, ...] = (
     # Proofs.
     Row("H67", "mirrors, one with other bytes", "", left_out="fastidm takes one source for a file"),
     Row("H68", "the checksum is wrong", "exit 15; nothing of it is kept; the next run begins anew"),
-    Row("H69", "the server sends a digest", "", left_out="digests of the server are not read; --checksum is"),
+    Row("H69", "the server sends a digest of the file", "verified like one that was asked for: exit 15 if it is another"),
 )

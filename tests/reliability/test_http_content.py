@@ -10,7 +10,7 @@ from tests.reliability.cases import EARLIER, Case, check, params
 from tests.reliability.cases_content import HEADS, LENGTHS, NAMES, REDIRECTS
 from tests.reliability.exchange import Book
 from tests.reliability.faultserver import FaultServer
-from tests.support.command import run
+from tests.support.command import Command, run
 from tests.support.servers import Nginx
 
 
@@ -109,9 +109,7 @@ def test_an_offer_of_another_protocol_is_not_taken_up(faults: FaultServer, empty
 @pytest.mark.row("H24")
 def test_a_complete_part_file_is_published_after_a_look_at_its_end(faults: FaultServer, empty: Path) -> None:
     """It could not be published before, as its name was taken while it was being received."""
-    url = faults.url + "/H24/dies/a.bin?after=3M&how=hold"
-    from tests.support.command import Command
-
+    url = faults.url + "/H24/dies/a.bin?after=3M&how=fin"
     with Command("--json", "-o", "a.bin", url, cwd=empty) as command:
         command.wait_for_received(2 << 20)
         (empty / "a.bin").write_bytes(EARLIER)

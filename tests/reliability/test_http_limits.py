@@ -117,7 +117,7 @@ def test_a_connection_that_stands_still_is_replaced_within_ten_seconds(faults: F
     """The others have enough to do, so that nobody comes to its help before its time."""
     key = "H45-replaced"
     faults.books[key] = Book()
-    url = f"{faults.url}/{key}/cut/a.bin?size=24M&rate=1M&after=100k&how=hold&from=2&until=2"
+    url = f"{faults.url}/{key}/cut/a.bin?size=16M&rate=1M&after=100k&how=hold&from=2&until=2"
     run("--json", "--conn", "4", url, cwd=empty).done  # noqa: B018
     records = faults.books[key].records
     still = records[1]
