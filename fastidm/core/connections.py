@@ -53,6 +53,8 @@ class Connections:
         self._earlier: list[tuple[int, int]] = []
         self._relieved: dict[int, float] = {}
         self._hedged = 0
+        self._raced: set[int] = set()
+        """Rows that two connections or more have worked on."""
 
     def __len__(self) -> int:
         return len(self._running)
@@ -156,6 +158,8 @@ class Connections:
         if row is None:
             self.cancel(connection)
             return None
+        raced = any(other.row == row for other in self._running.values())
+        (self._raced.add if raced else self._raced.discard)(row)
         connection.row = row
         connection.overlap = self._table().position(row) - (connection.first or 0)
         busy = len(self.busy)
@@ -248,7 +252,8 @@ class Connections:
         table, row = self._table(), connection.row
         if row is None or table.remaining(row) or not self.ranges or table.stop(row) == table.size:
             return False
-        if (connection.first or 0) + connection.received < table.stop(row):
+        # What it has received is known as of the last tick, so that alone may not say that it is behind.
+        if row in self._raced and (connection.first or 0) + connection.received < table.stop(row):
             return False  # another one was faster
         if connection.full_at is None:
             connection.full_at = now

@@ -296,6 +296,7 @@ def test_one_whose_segment_another_one_has_filled_is_ended() -> None:
     desk = Desk(tile(200 * MIB, [100 * MIB], 10), ceiling=2)
     loser, _ = desk.open_all()
     assert loser.row is not None
+    desk.connections._raced.add(loser.row)
     desk.table._words[WORDS * loser.row + 2] = desk.table.stop(loser.row)
     desk.connections.relieve(MIB, desk.now)
     assert cancelled(desk) == [loser.id]
@@ -368,3 +369,18 @@ def test_a_first_answer_that_fits_no_segment_is_ended(first: int) -> None:
     (request,) = desk.requests()
     assert desk.answer(request.connection) is None
     assert cancelled(desk) == [request.connection]
+
+
+# ---------------------------------------------------------------------- seams
+
+
+def test_a_seam_is_waited_for_although_the_tick_has_not_told_yet_what_came() -> None:
+    """The file is complete in the same moment, by the word of another connection."""
+    desk = Desk(tile(2 * MIB, [MIB], 10), ceiling=2)
+    front, back = desk.open_all()
+    desk.connections.pop(back.id)
+    for row, (_, stop, _) in ((row, desk.table[row]) for row in desk.table.order):
+        desk.table._words[WORDS * row + 2] = stop
+    assert desk.table.complete() and front.received == 0
+    assert desk.connections.crossing(desk.now)
+    assert not desk.connections.crossing(desk.now + 5), "not for ever"
