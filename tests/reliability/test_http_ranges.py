@@ -12,10 +12,10 @@ from tests.reliability.faultserver import FaultServer
 
 
 @pytest.mark.parametrize("case", params(LIES))
-def test_a_server_that_lies_about_ranges(case: Case, faults: FaultServer, empty: Path) -> None:
-    check(case, faults, empty, inside=True)
+def test_a_server_that_lies_about_ranges(case: Case, faults: FaultServer, folder: Path) -> None:
+    check(case, faults, folder, inside=True)
 
 
 @pytest.mark.parametrize("case", params(CHANGES))
-def test_a_file_that_changes(case: Case, faults: FaultServer, empty: Path) -> None:
-    check(case, faults, empty, inside=True)
+def test_a_file_that_changes(case: Case, faults: FaultServer, folder: Path) -> None:
+    check(case, faults, folder, inside=True)
