@@ -141,14 +141,15 @@ def check(case: Case, server: FaultServer, folder: Path, *, inside: bool = False
             assert book.sent - before <= case.size(phase) - resumed + expected.again, _short(book)
     assert case.requests is None or len(book.records) <= case.requests, _short(book)
     assert case.sent is None or book.sent <= case.sent * case.size() + MIB, f"{book.sent} bytes: {_short(book)}"
-    assert not server.defects
+    defects, server.defects = server.defects, []
+    assert not defects, defects[0]
     return outcomes
 
 
 def _see_disk(case: Case, expected: Run, phase: int, folder: Path) -> None:
     found, name = sorted(os.listdir(folder)), case.target
     wanted = {"D": [name], "P": [f"{name}.fastidm", f"{name}.part"], "N": [], "R": [name]}[expected.ends]
-    assert found == wanted
+    assert found == wanted, found
     if expected.ends in "DR":
         data = EARLIER if expected.ends == "R" else case.right(phase)
         assert first_difference((folder / name).read_bytes(), data) is None

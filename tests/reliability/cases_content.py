@@ -94,7 +94,7 @@ NAMES = (
     Case("H63", "bidirectional", "file/a?name=attachment;+filename*%3DUTF-8''a%25E2%2580%25AEgpj.exe", file="a_gpj.exe"),
     Case("H63", "escapes", "file/a?name=attachment;+filename*%3DUTF-8''a%251B%255B2J%250Ab.bin", file="a_[2J_b.bin"),
     Case("H63", "reserved", "file/a?name=attachment;+filename%3D%22CON.txt%22", file="_CON.txt"),
-    Case("H64", "300 letters", f"file/a?name=attachment;+filename%3D{300 * 'n'}.tar.gz", file=240 * "n" + ".tar.gz"),
-    Case("H64", "200 umlauts", f"file/a?name=attachment;+filename*%3DUTF-8''{200 * '%25C3%25BC'}.bin", file=121 * "ü" + ".bin"),
+    Case("H64", "300 letters", f"file/a?name=attachment;+filename%3D{300 * 'n'}.tar.gz", file=234 * "n" + ".tar.gz"),
+    Case("H64", "200 umlauts", f"file/a?name=attachment;+filename*%3DUTF-8''{200 * '%25C3%25BC'}.bin", file=118 * "ü" + ".bin"),
     Case("H65", "a name that is taken", "file/a?name=attachment;+filename%3Dtaken.bin", (Run(12, "R"),), file="taken.bin"),
 )

@@ -226,7 +226,11 @@ class Exchange(Knobs):
         """Return when the client's kernel has everything that was sent, after 5 s at the latest."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + 5
-        while _unsent(self.link) and loop.time() < deadline:
+        while loop.time() < deadline:
+            if self.writer.transport.is_closing():
+                raise Gone
+            if not _unsent(self.link):
+                return
             await asyncio.sleep(0.001)  # the kernel sends no event for this
 
     async def hold(self) -> NoReturn:

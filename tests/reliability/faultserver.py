@@ -16,6 +16,7 @@ import json
 import socket
 import sys
 import threading
+import traceback
 from collections import defaultdict
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -143,7 +144,7 @@ class FaultServer:
         except (Gone, OSError, asyncio.IncompleteReadError):
             pass
         except Exception as error:
-            self.defects.append(repr(error))
+            self.defects.append("".join(traceback.format_exception(error)))
         finally:
             writer.close()
             with suppress(OSError, TimeoutError):
