@@ -229,7 +229,7 @@ def test_no_descriptors_for_more_connections(descriptors: int, faults: FaultServ
     key = f"D18-{descriptors}"
     faults.books[key] = Book()
     limited = ("prlimit", f"--nofile={descriptors}")
-    outcome = run("--json", faults.url + f"/{key}/file/a.bin?size=16M&rate=4M", cwd=folder, wrapper=limited)
+    outcome = run("--json", faults.url + f"/{key}/file/a.bin?size=8M&rate=4M", cwd=folder, wrapper=limited)
     assert outcome.code == 0, outcome
-    arrived(folder, content(16 * MIB, 1))
+    arrived(folder, content(8 * MIB, 1))
     assert len({record.connection for record in faults.books[key].records}) < 16
