@@ -188,6 +188,8 @@ class Exchange(Knobs):
 
     async def raw(self, data: bytes) -> None:
         """Send bytes that are no body."""
+        if self.writer.transport.is_closing():
+            raise Gone
         self.writer.write(data)
         await self.writer.drain()
 
