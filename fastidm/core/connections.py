@@ -158,8 +158,10 @@ class Connections:
         if row is None:
             self.cancel(connection)
             return None
-        raced = any(other.row == row for other in self._running.values())
-        (self._raced.add if raced else self._raced.discard)(row)
+        if any(other.row == row for other in self._running.values()):
+            self._raced.add(row)
+        else:
+            self._raced.discard(row)
         connection.row = row
         connection.overlap = self._table().position(row) - (connection.first or 0)
         busy = len(self.busy)

@@ -153,7 +153,7 @@ class TaskMachine:
         elif isinstance(verdict, Again):
             self._failed(verdict.error, now, asked=verdict.delay)
         else:
-            self._refused(connection, verdict.error, now)
+            self._refused(connection, verdict.error, head.status, now)
         self._assign(now)
         return Place.DROP
 
@@ -337,7 +337,7 @@ class TaskMachine:
         self.connections.lost += 1
         self.actions.append(Notify("the server sends no parts any more: the file is fetched in one piece", 0.0, 0))
 
-    def _refused(self, connection: Connection, error: FastidmError, now: float) -> None:
+    def _refused(self, connection: Connection, error: FastidmError, status: int, now: float) -> None:
         """No, and asking the same again will not help."""
         if isinstance(error, ContentChangedError):
             self._content_changed(error, now)
@@ -347,6 +347,8 @@ class TaskMachine:
             pass
         elif self.connections.alive(now):
             self._limited(now)
+        elif status == 404:
+            self._content_changed(ContentChangedError("the server has no such file any more, although parts of it came before"), now)
         elif isinstance(error, LINK_ERRORS):
             what = f"{error.message}, although parts of the file came before: has the link expired?"
             self.fail(AuthError(what, "give a new URL and the same -o to go on"))
