@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from tests.reliability.exchange import Exchange, fault
 from tests.reliability.faults_file import file
 
@@ -36,11 +38,12 @@ async def shifted(exchange: Exchange) -> None:
 
 @fault
 async def liar(exchange: Exchange) -> None:
-    """The right head, and a body from `by` bytes beside."""
+    """The right head, and, after `wait` seconds, a body from `by` bytes beside."""
     if exchange.first is None:
         await file(exchange)
         return
     await exchange.part_head(exchange.start, exchange.stop)
+    await asyncio.sleep(exchange.number("wait"))
     start = exchange.start + exchange.size("by", 4096)
     length, late = exchange.stop - exchange.start, max(0, exchange.total - start)
     await exchange.body(start, start + min(length, late))
