@@ -8,8 +8,8 @@
  *          +---------------+-----------------+----------------------------+
  *          | overlap, map or a large block   | small block, PWRITE        | cursor at limit
  *          |                                 v                            v
- *          |                  stash: into the gather buffer,   drain, then cross: compare `seam` bytes with
- *          |                  itself into `dirty`              other rows' work; state FULL, short count
+ *          |                  stash: into the gather buffer,   drain, keep `seam` bytes for the owner,
+ *          |                  itself into `dirty`              state FULL, short count
  *          v                                 |
  *        place <----- drain: buffer full, ---+
  *          |          flush() or limit
@@ -20,7 +20,7 @@
  * Rules:
  *   - `bounds` alone says what may be written, `place` alone has it written, `advance` alone moves `position`.
  *     Whatever arrives, nothing is written outside [position, least of stop and size).
- *   - What comes after the row's stop is compared with what other rows claim there, for `seam` bytes, and never written.
+ *   - What comes after the row's stop is never written; `seam` bytes of it are kept for the owner to compare.
  *   - A row is read anew for every piece: its owner may lower `stop`, and a second sink may move `position`.
  *   - No allocation and no exception per block. What goes wrong ends in FAILED, with an errno or a mismatch.
  *   - The GIL is let go around pwrite, pread and madvise; `busy` keeps other threads out of the sink meanwhile.
@@ -49,6 +49,8 @@
 #define LARGEST (1 << 30)
 /* Gather buffers kept for the next sink. Flushing after each event keeps one hot; the others are slack. */
 #define SPARES 8
+/* Kept in memory, so it is to be short. */
+#define LONGEST_SEAM (64 << 10)
 /* One block of libcurl, and small enough for any thread's stack. */
 #define COMPARE_STEP (16 << 10)
 /* CURL_WRITEFUNC_PAUSE */
@@ -71,9 +73,10 @@ typedef struct {
     Py_buffer table;   /* table.obj is NULL when closed */
     Py_ssize_t row;    /* -1: not armed */
     int fd, state, mode, error, busy, cannot_populate;
-    int crossing;      /* the row is full, what comes now is the seam */
+    int crossing;      /* the row is full, what comes now is kept */
     long long size, page, cursor, received, written, mismatch, cost_ns, cost_bytes;
-    long long seam;    /* bytes after the row's stop that are still to be compared */
+    char *beyond;      /* the `kept` bytes before the cursor, of `seam` that are wanted; or NULL */
+    Py_ssize_t seam, kept;
     long long position, limit; /* of the row, as `bounds` has last seen them */
     char *buffer;      /* holds the file's [cursor - fill, cursor); NULL unless fill > 0 */
     Py_ssize_t fill, gather;
@@ -416,28 +419,17 @@ static int stash(Sink *s, const char *data, Py_ssize_t length)
     return s->cursor % s->gather == 0 ? drain(s) : 0;
 }
 
-/* How many bytes from `at` on some row claims. */
-static long long claimed(const Sink *s, long long at)
+/* Beyond the row's stop nothing is written: `seam` bytes are kept for the owner to compare. The number taken, or -1. */
+static Py_ssize_t keep(Sink *s, const char *data, Py_ssize_t length)
 {
-    const int64_t *row = s->table.buf, *end = row + s->table.len / (Py_ssize_t)sizeof(int64_t);
-    long long most = 0;
-    for (; row < end; row += WORDS) {
-        long long position = __atomic_load_n(row + POSITION, __ATOMIC_ACQUIRE);
-        if (row[START] <= at && position - at > most) most = position - at;
-    }
-    return most;
-}
-
-/* Beyond the row's stop nothing is written: what other rows have there already is compared, and the rest let go.
- * The number of bytes taken, or -1. */
-static Py_ssize_t cross(Sink *s, const char *data, Py_ssize_t length)
-{
-    Py_ssize_t n = least(length, s->seam);
-    if (compare(s, data, least(n, claimed(s, s->cursor)), s->cursor) < 0) return -1;
+    Py_ssize_t n = least(length, s->seam - s->kept);
+    if (!s->beyond) s->beyond = PyMem_RawMalloc((size_t)s->seam);
+    if (!s->beyond) return fail(s, ENOMEM);
+    memcpy(s->beyond + s->kept, data, (size_t)n);
+    s->kept += n;
     s->cursor += n;
     s->received += n;
-    s->seam -= n;
-    if (s->seam == 0) s->state = FULL;
+    if (s->kept == s->seam) s->state = FULL;
     return n;
 }
 
@@ -454,7 +446,7 @@ static Py_ssize_t take(Sink *s, const char *data, Py_ssize_t length)
     Py_ssize_t taken = 0;
     for (int result = 0; result == 0;) {
         if (s->crossing) {
-            Py_ssize_t n = cross(s, data + taken, length - taken);
+            Py_ssize_t n = taken < length ? keep(s, data + taken, length - taken) : 0;
             return n < 0 ? 0 : taken + n;
         }
         if (bounds(s, s->cursor - s->fill) < 0) break;
@@ -528,14 +520,15 @@ static PyObject *sink_arm(PyObject *self, PyObject *args)
 {
     Sink *s = (Sink *)self;
     Py_ssize_t row, rows = s->table.len / (Py_ssize_t)(WORDS * sizeof(int64_t));
-    long long cursor, seam = 0;
-    if (!PyArg_ParseTuple(args, "nL|L:arm", &row, &cursor, &seam)) return NULL;
+    Py_ssize_t seam = 0;
+    long long cursor;
+    if (!PyArg_ParseTuple(args, "nL|n:arm", &row, &cursor, &seam)) return NULL;
     if (s->state != HOLD) return PyErr_Format(PyExc_ValueError, "cannot arm a sink that is %s", state_names[s->state]);
     if (row < 0 || row >= rows) return PyErr_Format(PyExc_ValueError, "there is no row %zd", row);
     const int64_t *w = (int64_t *)s->table.buf + WORDS * row;
     if (w[START] < 0 || w[POSITION] < w[START] || w[STOP] < w[POSITION] || cursor < 0 || cursor > w[POSITION])
         return PyErr_Format(PyExc_ValueError, "row %zd, cursor %lld: out of order", row, cursor);
-    if (seam < 0 || seam > LARGEST) return PyErr_Format(PyExc_ValueError, "no seam has %lld bytes", seam);
+    if (seam < 0 || seam > LONGEST_SEAM) return PyErr_Format(PyExc_ValueError, "no seam has %zd bytes", seam);
     s->row = row;
     s->cursor = cursor;
     s->seam = seam;
@@ -546,6 +539,9 @@ static PyObject *sink_arm(PyObject *self, PyObject *args)
 static void release(Sink *s)
 {
     give_back_buffer(s);
+    PyMem_RawFree(s->beyond);
+    s->beyond = NULL;
+    s->kept = 0;
     unmap(s);
     PyBuffer_Release(&s->table);
     Py_CLEAR(s->dirty);
@@ -650,7 +646,17 @@ static PyMethodDef sink_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef sink_getset[] = {{"mode", get_mode, put_mode, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
+static PyObject *get_beyond(PyObject *self, void *Py_UNUSED(ignored))
+{
+    Sink *s = (Sink *)self;
+    return PyBytes_FromStringAndSize(s->beyond, s->kept);
+}
+
+static PyGetSetDef sink_getset[] = {
+    {"mode", get_mode, put_mode, NULL, NULL},
+    {"beyond", get_beyond, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 #define FIELD(name, type, field) {name, type, offsetof(Sink, field), READONLY, NULL}
 static PyMemberDef sink_members[] = {

@@ -19,6 +19,7 @@ from fastidm.core.actions import (
     Arm,
     Cancel,
     Close,
+    Compare,
     Discard,
     Ended,
     Finish,
@@ -114,6 +115,8 @@ class RunningTask:
         self._target: Target | None = None
         self._running: dict[int, Transfer] = {}
         self._sinks: dict[int, PureSink] = {}
+        self._seams: list[tuple[int, bytes]] = []
+        """Offset and bytes of what connections brought beyond their segments, as long as it cannot be compared yet."""
         self._mode: IoMode | None = None
         self._disk_busy = False
         self._after_disk: deque[Callable[[], None]] = deque()
@@ -179,6 +182,8 @@ class RunningTask:
         if self.machine.phase is Phase.RECEIVING:
             if self._mode is not None:
                 self._mode.choose(self._sinks.values())
+            if self._seams and (at := self._broken_seam()) is not None:
+                self.machine.compared(at, now)
             self._checkpoint(now)
         if now - self._shown_at >= EVENT_SECONDS and not self.machine.ended_for_good:
             self._shown_at = now
@@ -255,7 +260,7 @@ class RunningTask:
         if sink is not None:
             self._taken += sink.received
             sink.flush()
-            sink.close()
+            self._retire(sink)
 
     def _open(self, action: Open) -> None:
         rows = action.rows
@@ -297,7 +302,29 @@ class RunningTask:
     def _discard(self, action: Discard) -> None:
         """Nothing to do yet: `Target.begin` replaces what is there, once the server has said what it has instead."""
         self._resumed = 0
+        self._seams.clear()
         self._worthless = action.worthless
+
+    def _retire(self, sink: PureSink) -> None:
+        if sink.beyond:
+            self._seams.append((sink.cursor - len(sink.beyond), sink.beyond))
+        sink.close()
+
+    def _compare(self, action: Compare) -> None:
+        self.machine.compared(self._broken_seam(), monotonic())
+
+    def _broken_seam(self) -> int | None:
+        """Compare what sinks kept beyond their rows, as far as it is written; the offset of the first difference."""
+        table, target, waiting = self.machine.table, self._target, self._seams
+        self._seams = []
+        for start, kept in waiting:
+            if table is None or target is None or not table.holds(start, start + len(kept)):
+                self._seams.append((start, kept))  # its own connection is still to come
+                continue
+            held = os.pread(target.fd, len(kept), start)
+            if held != kept:
+                return start + next((i for i, (one, other) in enumerate(zip(held, kept, strict=False)) if one != other), 0)
+        return None
 
     def _finish(self, action: Finish) -> None:
         target = self._target
@@ -340,7 +367,7 @@ class RunningTask:
         else:
             self._taken += sink.received
             end = self._end_with_sink(sink, code, message)._replace(received=sink.received)
-            sink.close()
+            self._retire(sink)
         self.machine.ended(id, end, now)
 
     def _end_with_sink(self, sink: PureSink, code: int, message: str) -> Ended:
@@ -505,6 +532,7 @@ _PERFORM: dict[type, Callable[..., None]] = {
     Cancel: RunningTask._cancel,
     Open: RunningTask._open,
     Discard: RunningTask._discard,
+    Compare: RunningTask._compare,
     Finish: RunningTask._finish,
     Notify: RunningTask._notify,
     Close: RunningTask._close,

@@ -31,7 +31,7 @@ class Arm(NamedTuple):
     row: int
     cursor: int
     seam: int
-    """Bytes after the segment's stop that are compared, as far as the next segment has them."""
+    """Bytes after the segment's stop that are kept, to be compared with what the next segment has."""
 
 
 class Cancel(NamedTuple):
@@ -55,6 +55,10 @@ class Discard(NamedTuple):
     """What was written is nobody's file: it is not to be kept even if there is no next `Open`."""
 
 
+class Compare(NamedTuple):
+    """Compare what connections brought beyond their segments with what is written there."""
+
+
 class Finish(NamedTuple):
     """Verify, sync and rename the file of `size` bytes."""
 
@@ -73,7 +77,7 @@ class Close(NamedTuple):
     """The task has ended or pauses: let go of part file and journal; what is worth keeping stays."""
 
 
-Action = Request | Arm | Cancel | Open | Discard | Finish | Notify | Close
+Action = Request | Arm | Cancel | Open | Discard | Compare | Finish | Notify | Close
 
 
 class Place(Enum):

@@ -89,6 +89,14 @@ class SegmentTable:
         """Whether every byte of the file is written."""
         return all(self.remaining(row) == 0 for row in self.order)
 
+    def holds(self, start: int, stop: int) -> bool:
+        """Whether the bytes [start, stop) are written."""
+        at = start
+        for row in self.order:
+            if self.start(row) <= at < self.position(row):
+                at = self.position(row)
+        return at >= stop
+
     def room(self) -> int:
         """How many more segments fit."""
         return len(self._unused)

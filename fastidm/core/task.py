@@ -18,6 +18,7 @@ from fastidm.core.actions import (
     Action,
     Arm,
     Close,
+    Compare,
     Discard,
     Ended,
     Finish,
@@ -98,6 +99,7 @@ class TaskMachine:
         self._hops = 0
         self._resolved_again = False
         self._regrouping = False  # connections fail, and nothing is received: wait for the last of them
+        self._comparing = False  # the file is complete, and its last seams are being compared
         self._verifying = False  # an earlier run wrote everything; its end is compared once
         self._average = SpeedAverage(now)
 
@@ -226,6 +228,16 @@ class TaskMachine:
             self.actions.append(Notify("the machine was asleep: connecting again", 0.0, 0))
             self._assign(now)
 
+    def compared(self, mismatch: int | None, now: float) -> None:
+        """What was brought beyond segments was compared; `mismatch`: the offset at which the parts do not fit together."""
+        if self.phase is not Phase.RECEIVING or self.table is None:
+            return
+        if mismatch is not None:
+            self._parts_disagree(mismatch, now)
+        elif self._comparing:
+            self._enter("complete")
+            self.actions.append(Finish(self.table.size))
+
     def finished(self) -> None:
         """The file is under its final name."""
         self._enter("finish")
@@ -348,7 +360,8 @@ class TaskMachine:
         elif self.connections.alive(now):
             self._limited(now)
         elif status == 404:
-            self._content_changed(ContentChangedError("the server has no such file any more, although parts of it came before"), now)
+            what = "the server has no such file any more, although parts of it came before"
+            self._content_changed(ContentChangedError(what), now)
         elif isinstance(error, LINK_ERRORS):
             what = f"{error.message}, although parts of the file came before: has the link expired?"
             self.fail(AuthError(what, "give a new URL and the same -o to go on"))
@@ -483,11 +496,10 @@ class TaskMachine:
             if not self.connections and now >= self._patience.not_before:
                 self._probe(now)
         elif table.complete():
-            if self.connections.crossing(now):
-                return
-            self.connections.cancel_all()
-            self._enter("complete")
-            self.actions.append(Finish(table.size))
+            if not self._comparing and not self.connections.crossing(now):
+                self._comparing = True
+                self.connections.cancel_all()
+                self.actions.append(Compare())
         elif now >= self._patience.not_before and not (self._regrouping and self.connections):
             # A server that serves this task all the same has told another one of its limit.
             if now >= self._hosts.free_at(self.connections.url) or self.connections.alive(now):

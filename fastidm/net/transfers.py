@@ -213,8 +213,12 @@ class Transfers:
         self._idle.clear()
         # libcurl waits for its thread that looks up a name, and a resolver may take minutes or for ever: not at our expense.
         closing = Thread(target=self._multi.close, name="fastidm-close", daemon=True)
-        closing.start()
-        closing.join(LOOKUP_PATIENCE)
+        try:
+            closing.start()
+        except RuntimeError:
+            closing.run()  # no memory for a thread: then here
+        else:
+            closing.join(LOOKUP_PATIENCE)
         if not closing.is_alive():
             self._selector.close()
             os.close(self._wake_read)

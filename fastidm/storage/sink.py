@@ -45,6 +45,7 @@ _GATHER = 128 << 10
 _POPULATE_STEP = 128 << 10
 _WINDOW = 2 << 20
 _LARGEST = 1 << 30
+_LONGEST_SEAM = 64 << 10
 _COMPARE_STEP = 16 << 10
 _MADV_POPULATE_WRITE = 23
 
@@ -103,8 +104,9 @@ class PureSink:
         self._map: mmap.mmap | None = None  # the file's [map_start, map_stop), populated once below ready
         self._map_start = self._map_stop = self._ready = 0
         self._position = self._limit = 0
-        self._seam = 0  # bytes after the row's stop that are still to be compared
-        self._crossing = False  # the row is full, what comes now is the seam
+        self._seam = 0  # bytes after the row's stop that are to be kept
+        self._crossing = False  # the row is full, what comes now is kept
+        self._beyond = bytearray()
         self.mode = mode
 
     @property
@@ -119,11 +121,16 @@ class PureSink:
         self._mode = PWRITE if self._size < 0 else mode
         self.cost_ns = self.cost_bytes = 0
 
+    @property
+    def beyond(self) -> bytes:
+        """The last bytes before the cursor that came after the row's stop, at most `seam`; none once closed."""
+        return bytes(self._beyond)
+
     def arm(self, row: int, cursor: int, seam: int = 0, /) -> None:
         """From HOLD: the body goes to `row`, and begins at file offset `cursor`, at or below the row's position.
 
-        Bytes below the position are compared with the file. Of what comes after the row's stop, `seam` bytes are compared
-        with what other rows claim there, and let go where none does; then the sink is FULL.
+        Bytes below the position are compared with the file. Of what comes after the row's stop, `seam` bytes are kept, see
+        `beyond`; then the sink is FULL.
 
         Raises `ValueError` for a row, cursor or seam that cannot be.
         """
@@ -134,7 +141,7 @@ class PureSink:
         start, stop, position, _ = self._table[WORDS * row : WORDS * (row + 1)]
         if not 0 <= start <= position <= stop or not 0 <= cursor <= position:
             raise ValueError(f"row {row}, cursor {cursor}: out of order")
-        if not 0 <= seam <= _LARGEST:
+        if not 0 <= seam <= _LONGEST_SEAM:
             raise ValueError(f"no seam has {seam} bytes")
         self.row, self.cursor, self._seam, self.state = row, cursor, seam, ARMED
 
@@ -172,6 +179,7 @@ class PureSink:
         self._unmap()
         self._table.release()
         self._dirty = []
+        self._beyond = bytearray()
 
     def __repr__(self) -> str:
         return (
@@ -217,7 +225,7 @@ class PureSink:
         taken = 0
         while True:
             if self._crossing:
-                return taken + self._cross(data[taken:])
+                return taken + self._keep(data[taken:])
             self._bounds(self.cursor - len(self._gathered))
             if self.cursor >= self._limit:
                 self._drain()
@@ -252,15 +260,13 @@ class PureSink:
         else:
             self.state = FULL
 
-    def _cross(self, data: memoryview) -> int:
-        """Compare what other rows have beyond the row's stop, and let the rest go; the number of bytes taken."""
-        data, rows = data[: self._seam], self._table
-        ends = (rows[at + 2] for at in range(0, len(rows), WORDS) if rows[at] <= self.cursor)
-        self._compare(data[: max(0, max(ends) - self.cursor)], self.cursor)
+    def _keep(self, data: memoryview) -> int:
+        """Keep what comes beyond the row's stop for the owner; the number of bytes taken."""
+        data = data[: self._seam - len(self._beyond)]
+        self._beyond += data
         self.cursor += len(data)
         self.received += len(data)
-        self._seam -= len(data)
-        if not self._seam:
+        if len(self._beyond) == self._seam:
             self.state = FULL
         return len(data)
 

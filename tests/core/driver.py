@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
 
-from fastidm.core.actions import Action, Arm, Cancel, Close, Discard, Ended, Finish, Notify, Open, Request, Resumed
+from fastidm.core.actions import Action, Arm, Cancel, Close, Compare, Discard, Ended, Finish, Notify, Open, Request, Resumed
 from fastidm.core.phase import Phase
 from fastidm.core.rate import TokenBucket
 from fastidm.core.response import Content, Head
@@ -169,7 +169,7 @@ class MemorySink:
         self.cursor = self.received = 0
         self.mismatch = -1
         self.broken = self.full = self.crossing = False
-        self.seam = 0
+        self.seam, self.beyond = 0, b""
 
     def arm(self, row: int, cursor: int, seam: int) -> None:
         start, stop, position = self._words[WORDS * row : WORDS * row + 3]
@@ -182,7 +182,7 @@ class MemorySink:
         taken = 0
         while taken < len(block):
             if self.crossing:
-                return taken + self._cross(block[taken:])
+                return taken + self._keep(block[taken:])
             start, stop, position = self._words[WORDS * self.row : WORDS * self.row + 3]
             if not 0 <= start <= position or position < self.cursor:
                 self.broken = True
@@ -207,16 +207,13 @@ class MemorySink:
             taken += len(piece)
         return taken
 
-    def _cross(self, block: bytes) -> int:
-        """Beyond the row's stop: what other rows have is compared, the rest is let go."""
-        block = block[: self.seam]
-        held = max(self._words[at + 2] for at in range(0, len(self._words), WORDS) if self._words[at] <= self.cursor)
-        if not self._same(block[: max(0, held - self.cursor)]):
-            return 0
+    def _keep(self, block: bytes) -> int:
+        """Beyond the row's stop."""
+        block = block[: self.seam - len(self.beyond)]
+        self.beyond += block
         self.cursor += len(block)
         self.received += len(block)
-        self.seam -= len(block)
-        self.full = self.seam == 0
+        self.full = len(self.beyond) == self.seam
         return len(block)
 
     def _same(self, piece: bytes) -> bool:
@@ -271,6 +268,7 @@ class World:
         self.file, self.table = bytearray(), bytearray()
         self.begun: Content | None = None
         self.notices: list[Notify] = []
+        self.seams: list[tuple[int, bytes]] = []
         self.discards = self.closes = self.taken = 0
         self._jobs: list[tuple[float, Callable[[], None]]] = []
         self._next_tick = 0.0
@@ -334,7 +332,7 @@ class World:
         for id, end in ends:
             wire = self.wires.pop(id)
             received = wire.sink.received if wire.sink else 0
-            self.taken += received
+            self._retire(wire)
             self.machine.ended(id, end._replace(received=received), self.now)
         jobs, self._jobs = self._jobs, []
         for due, job in jobs:
@@ -348,6 +346,8 @@ class World:
             counts = {id: wire.sink.received for id, wire in self.wires.items() if wire.sink}
             self.machine.tick(self.now, counts, self._held_back)
             self._held_back = False
+            if self.machine.phase is Phase.RECEIVING and (at := self._broken_seam()) is not None:
+                self.machine.compared(at, self.now)
         self.perform()
         self._check()
 
@@ -396,19 +396,36 @@ class World:
                     sink = self.wires[id].sink = MemorySink(self.file, self.table)
                     sink.arm(row, cursor, seam)
             case Cancel(id):
-                wire = self.wires.pop(id, None)
-                self.taken += wire.sink.received if wire and wire.sink else 0
+                self._retire(self.wires.pop(id, None))
             case Open():
                 self._open(action)
             case Discard():
                 self.discards += 1
                 self.file, self.table, self.left, self.late = bytearray(), bytearray(), None, None
+                self.seams.clear()
+            case Compare():
+                self.machine.compared(self._broken_seam(), self.now)
             case Finish(size):
                 self._later(lambda: self._finish(size))
             case Notify():
                 self.notices.append(action)
             case Close():
                 self.closes += 1
+
+    def _retire(self, wire: Wire | None) -> None:
+        if wire is not None and wire.sink is not None:
+            self.taken += wire.sink.received
+            if wire.sink.beyond:
+                self.seams.append((wire.sink.cursor - len(wire.sink.beyond), wire.sink.beyond))
+
+    def _broken_seam(self) -> int | None:
+        seams, self.seams = self.seams, []
+        for start, kept in seams:
+            if self.machine.table is None or not self.machine.table.holds(start, start + len(kept)):
+                self.seams.append((start, kept))
+            elif (held := self.file[start : start + len(kept)]) != kept:
+                return start + next(i for i, byte in enumerate(held) if byte != kept[i])
+        return None
 
     def _open(self, action: Open) -> None:
         rows, left = action.rows, self.left

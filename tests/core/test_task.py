@@ -828,6 +828,19 @@ def test_a_server_that_sends_the_beginning_whatever_is_asked_for_is_found_out(co
     assert run.taken <= 8 * MIB + 2 * connections * OVERLAP
 
 
+@pytest.mark.parametrize("latency", [0.02, 0.9, 1.3, 2.0])
+def test_a_seam_is_compared_whenever_its_two_sides_come(latency: float) -> None:
+    """Also if the one is past it while the other has been asked for, and is not there yet."""
+    server = Server(content(4 * MIB), rate=MIB, etag=None, modified=None)
+    other = Server(content(4 * MIB, version=2), rate=MIB, latency=latency, etag=None, modified=None)
+    server.rules.append(lambda ask: other.usual(ask) if ask.number == 3 else None)
+    run = world(server, 4).run()
+    if latency < 1:
+        assert isinstance(run.machine.error, IntegrityError)
+    else:
+        assert run.file == server.body, "nobody waits so long for one connection"
+
+
 def test_a_segment_that_is_begun_late_is_compared_with_the_one_before_it() -> None:
     server = Server(content(4 * MIB), rate=MIB, etag=None, modified=None)
     server.rules.append(on(lambda ask: ask.number in (2, 3, 4), SILENCE))

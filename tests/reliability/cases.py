@@ -57,7 +57,7 @@ class Case:
     Parameters: `row`, of the matrix; `name`, in words; `path`, FAULT/NAME?KNOBS; `runs`; `requests`, at most, in all runs;
     `sent`, bytes of body at most that the server may send in all runs, as a multiple of the size, plus 1 MiB; `options`, of
     every run; `over`, the listener; `file`, the name on disk (None: NAME); `tools`, whether other tools can be asked for the
-    same; `broken`, why it fails today; `by_chance`, it does so now and then only.
+    same.
     """
 
     row: str
@@ -70,8 +70,6 @@ class Case:
     over: str = "http"
     file: str | None = None
     tools: bool = True
-    broken: str = ""
-    by_chance: bool = False
 
     @property
     def id(self) -> str:
@@ -104,17 +102,7 @@ class Case:
 
 def params(cases: Iterable[Case]) -> list[Any]:
     """The cases as parameters of a test, each marked with its row."""
-    return [
-        pytest.param(
-            case,
-            id=case.id,
-            marks=[
-                pytest.mark.row(case.row),
-                *([pytest.mark.xfail(reason=case.broken, strict=not case.by_chance)] if case.broken else []),
-            ],
-        )
-        for case in cases
-    ]
+    return [pytest.param(case, id=case.id, marks=pytest.mark.row(case.row)) for case in cases]
 
 
 def check(case: Case, server: FaultServer, folder: Path, *, inside: bool = False) -> list[Outcome]:

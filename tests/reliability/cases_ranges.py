@@ -9,7 +9,6 @@ DATE = "modified=Sun,+06+Nov+1994+08:49:37+GMT"
 DATE_2 = "modified@2=Mon,+07+Nov+1994+08:49:37+GMT"
 
 UNFIT = (Run(15, "N"),)
-UNSEEN = "a seam is not compared if the earlier segment is done before the later one has written"
 RIGHT_SUM = ("--checksum", "sha256:" + sha256(content(4 << 20, 1)))
 
 CALM = "size=8M&slow=1&crawl=16M"
@@ -34,14 +33,10 @@ LIES = (
     Case("H12", "parts that begin later", "shifted/a.bin?size=8M&by=1000", requests=20, sent=1.1),
     Case("H12", "later parts that begin earlier", f"shifted/a.bin?{LATER}&by=-1000", requests=20, sent=1.1),
     Case("H12", "one part that begins later", f"shifted/a.bin?{CALM}&by=65536&from=3&until=3", requests=40, sent=1.1),
-    Case("H13", "parts with other bytes than they say", f"liar/a.bin?{CALM}&beyond=1", UNFIT, 20, 1.1,
-         broken=UNSEEN, by_chance=True),
-    Case("H13", "one part with other bytes than it says", f"liar/a.bin?{CALM}&from=3&until=3", UNFIT, 20, 1.1,
-         broken=UNSEEN, by_chance=True),
-    Case("H13", "late and other bytes in the last part", f"liar/a.bin?{CALM}&from=8&wait=0.1", UNFIT, 20, 1.1,
-         broken=UNSEEN),
-    Case("H13", "parts a byte beside what they say", f"liar/a.bin?{CALM}&by=1&beyond=1", UNFIT, 20, 1.1,
-         broken=UNSEEN, by_chance=True),
+    Case("H13", "parts with other bytes than they say", f"liar/a.bin?{CALM}&beyond=1", UNFIT, 20, 1.1),
+    Case("H13", "one part with other bytes than it says", f"liar/a.bin?{CALM}&from=3&until=3", UNFIT, 20, 1.1),
+    Case("H13", "late and other bytes in the last part", f"liar/a.bin?{CALM}&from=8&wait=0.1", UNFIT, 20, 1.1),
+    Case("H13", "parts a byte beside what they say", f"liar/a.bin?{CALM}&by=1&beyond=1", UNFIT, 20, 1.1),
     Case("H13", "other bytes from the beginning on, and a checksum", "liar/a.bin?by=4096", UNFIT, 20, None, RIGHT_SUM,
          tools=False),
     Case("H15", "parts of an unsaid total", f"other_total/a.bin?{LATER}", requests=40, sent=1.1),
@@ -76,8 +71,7 @@ CHANGES = (
     Case("H22", "the same date and the same file", f"dies/a.bin?{DATE}", (FIRST, GOES_ON)),
     Case("H23", "no validator and another file", "dies/a.bin?seed@2=2", (FIRST, CHANGED)),
     Case("H23", "no validator and the same file", "dies/a.bin", (FIRST, GOES_ON)),
-    Case("H23", "no validator and a change in the middle", f"file/a.bin?{CALM}&seed@2=2&switch=3", UNFIT, 20, 1.1,
-         broken=UNSEEN, by_chance=True),
+    Case("H23", "no validator and a change in the middle", f"file/a.bin?{CALM}&seed@2=2&switch=3", UNFIT, 20, 1.1),
     Case("H26", "416 with a smaller total in the second run", "dies/a.bin?fault@2=unsatisfied&total@2=100", (FIRST, CHANGED)),
     Case("H27", "412 in the second run", "dies/a.bin?fault@2=silent&status@2=412", (FIRST, Run(8, "P"))),
 )  # fmt: skip
