@@ -27,6 +27,7 @@ from fastidm.core.actions import (
     Open,
     Request,
     Resumed,
+    Withdraw,
 )
 from fastidm.core.hosts import Hosts
 from fastidm.core.phase import Phase
@@ -35,7 +36,7 @@ from fastidm.core.redirect import origin
 from fastidm.core.response import Head, promised_digest
 from fastidm.core.segments import SegmentTable
 from fastidm.core.task import TaskMachine
-from fastidm.errors import ExistsError, FastidmError, redact
+from fastidm.errors import ExistsError, FastidmError, StorageError, redact
 from fastidm.events import Event, Failed, Finished, Progress, Retrying, Started
 from fastidm.net.errors import trouble_of
 from fastidm.net.transfers import Transfer, Transfers
@@ -133,6 +134,7 @@ class RunningTask:
         self._checksum = options.checksum
         self._abandoned = False
         self._worthless = False
+        self._kept: bytes | None = None
         self.ended = False
 
     # ------------------------------------------------------------------ what the engine calls
@@ -290,7 +292,7 @@ class RunningTask:
         target = self._target
         assert target is not None
         if anew:
-            self._worthless = False
+            self._worthless, self._kept = False, None
         table = SegmentTable(target.table)
         self._mode = IoMode(self.options.io if target.map_allowed else "pwrite", target.size, self.options.connections)
         self._checked_bytes = self._synced_bytes = table.received()
@@ -309,6 +311,9 @@ class RunningTask:
         if sink.beyond:
             self._seams.append((sink.cursor - len(sink.beyond), sink.beyond))
         sink.close()
+
+    def _withdraw(self, action: Withdraw) -> None:
+        self._kept = action.rows
 
     def _compare(self, action: Compare) -> None:
         self.machine.compared(self._broken_seam(), monotonic())
@@ -344,8 +349,19 @@ class RunningTask:
     def _close(self, action: Close) -> None:
         if self._disk_busy:
             self._after_disk.append(partial(self._close, action))
+        elif self._target is not None and self._kept is not None:
+            rows, self._kept = self._kept, None
+            self._on_disk(self.machine.phase, partial(self._go_back, rows), lambda *_: self._close(action))
         elif self._target is not None:
             self._target.close(keep=not self._worthless)
+
+    def _go_back(self, rows: bytes) -> None:
+        """In the helper thread: what an earlier run wrote is kept, and what this one wrote is not."""
+        assert self._target is not None
+        try:
+            self._target.resume(rows)
+        except StorageError:
+            self._target.close(keep=False)
 
     # ------------------------------------------------------------------ what connections tell
 
@@ -532,6 +548,7 @@ _PERFORM: dict[type, Callable[..., None]] = {
     Cancel: RunningTask._cancel,
     Open: RunningTask._open,
     Discard: RunningTask._discard,
+    Withdraw: RunningTask._withdraw,
     Compare: RunningTask._compare,
     Finish: RunningTask._finish,
     Notify: RunningTask._notify,

@@ -55,6 +55,12 @@ class Discard(NamedTuple):
     """What was written is nobody's file: it is not to be kept even if there is no next `Open`."""
 
 
+class Withdraw(NamedTuple):
+    """What this run wrote may be of another file: unless the task begins anew, `rows` are what is kept."""
+
+    rows: bytes
+
+
 class Compare(NamedTuple):
     """Compare what connections brought beyond their segments with what is written there."""
 
@@ -77,7 +83,7 @@ class Close(NamedTuple):
     """The task has ended or pauses: let go of part file and journal; what is worth keeping stays."""
 
 
-Action = Request | Arm | Cancel | Open | Discard | Compare | Finish | Notify | Close
+Action = Request | Arm | Cancel | Open | Discard | Withdraw | Compare | Finish | Notify | Close
 
 
 class Place(Enum):

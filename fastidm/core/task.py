@@ -26,6 +26,7 @@ from fastidm.core.actions import (
     Open,
     Place,
     Resumed,
+    Withdraw,
 )
 from fastidm.core.connections import OVERLAP, Connections
 from fastidm.core.health import Connection, Role
@@ -184,6 +185,8 @@ class TaskMachine:
         elif end.mismatch is not None:
             if self.connections.outdated(connection, end.mismatch):
                 what = f"the remote file differs from what was received, at byte {end.mismatch}"
+                assert self._rows is not None, "there was an earlier run"
+                self.actions.append(Withdraw(self._rows))
                 self._content_changed(ContentChangedError(what), now)
             else:
                 self._parts_disagree(end.mismatch, now)
@@ -344,6 +347,7 @@ class TaskMachine:
         assert self.table is not None
         self._plain = True
         self.connections.in_one_piece(now)
+        self._rows = _single(self._rows) if self._rows is not None else None
         self._patience.begin(self.table.received(), now)
         self._average = SpeedAverage(now, self.table.received())
         self.connections.lost += 1

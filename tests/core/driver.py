@@ -18,7 +18,21 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
 
-from fastidm.core.actions import Action, Arm, Cancel, Close, Compare, Discard, Ended, Finish, Notify, Open, Request, Resumed
+from fastidm.core.actions import (
+    Action,
+    Arm,
+    Cancel,
+    Close,
+    Compare,
+    Discard,
+    Ended,
+    Finish,
+    Notify,
+    Open,
+    Request,
+    Resumed,
+    Withdraw,
+)
 from fastidm.core.phase import Phase
 from fastidm.core.rate import TokenBucket
 from fastidm.core.response import Content, Head
@@ -269,6 +283,7 @@ class World:
         self.begun: Content | None = None
         self.notices: list[Notify] = []
         self.seams: list[tuple[int, bytes]] = []
+        self.kept: bytes | None = None
         self.discards = self.closes = self.taken = 0
         self._jobs: list[tuple[float, Callable[[], None]]] = []
         self._next_tick = 0.0
@@ -403,6 +418,8 @@ class World:
                 self.discards += 1
                 self.file, self.table, self.left, self.late = bytearray(), bytearray(), None, None
                 self.seams.clear()
+            case Withdraw(rows):
+                self.kept = rows
             case Compare():
                 self.machine.compared(self._broken_seam(), self.now)
             case Finish(size):
@@ -411,6 +428,8 @@ class World:
                 self.notices.append(action)
             case Close():
                 self.closes += 1
+                if self.kept is not None:
+                    self.table[:] = self.kept
 
     def _retire(self, wire: Wire | None) -> None:
         if wire is not None and wire.sink is not None:
@@ -445,7 +464,7 @@ class World:
     def _opened(self, content: Content, rows: bytes | None, old: bytes) -> None:
         if self.machine.phase is not Phase.OPENING:
             return
-        self.begun, size = content, content.total
+        self.begun, size, self.kept = content, content.total, None
         self.file = bytearray(old or size or 0)
         rows = rows or self.machine.rows_anew()
         self.table = bytearray(rows.ljust(0 if size is None or size <= SMALL else ROW_BYTES * CAPACITY, b"\0"))

@@ -850,6 +850,22 @@ def test_a_segment_that_is_begun_late_is_compared_with_the_one_before_it() -> No
     assert isinstance(run.fail(), IntegrityError)
 
 
+@pytest.mark.parametrize("at", [0.3, 0.7, 1.0])
+def test_what_a_run_wrote_before_it_found_the_content_changed_is_not_kept(at: float) -> None:
+    """The bytes before the first position are the same in both versions: that segment is believed, and goes on."""
+    old, new = content(4 * MIB), content(4 * MIB, version=2)
+    server = Server(old, rate=MIB / 2, etag=None, modified=None)
+    left = interrupted(server, at)
+    stop = claims_of(left.table)[0][1]
+    server.body = new[: stop - OVERLAP] + old[stop - OVERLAP : stop] + new[stop:]
+    server.rules.append(lambda ask: server.usual(ask).but(latency=0.3) if ask.first and ask.first > stop else None)
+    run = world(server, 4, left=left)
+    assert isinstance(run.fail(), ContentChangedError)
+    assert run.taken > OVERLAP
+    assert claims_of(run.table) == claims_of(left.table)
+    assert all(run.file[a:b] == old[a:b] for a, b in claims_of(run.table))
+
+
 @pytest.mark.parametrize("cut", [0, 1])
 def test_changed_content_is_found_even_if_the_first_try_of_the_overlap_breaks(cut: int) -> None:
     server = Server(content(4 * MIB), rate=MIB / 2, etag=None, modified=None)
