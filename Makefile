@@ -12,7 +12,7 @@ STAMP = $(VENV)/.has-$(1)-$(notdir $(firstword $(CC)))
 SOURCES := pyproject.toml $(wildcard fastidm/_hotpath.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-c asan bench fuzz build clean
+.PHONY: help demo test check check-c asan bench faults-table fuzz build clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -22,7 +22,7 @@ demo: $(call STAMP,run) ## download 256 MiB from a throttled local server, get k
 	@$(RUN) -m fastidm.demo --show
 
 test: $(call STAMP,test) ## run the tests, against real servers on this machine
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2 --dist worksteal
 
 check: $(call STAMP,dev) check-c ## lint, types, and the warnings of the C compiler
 	@failed=0; $(RUN) -m ruff check --output-format concise . || failed=1; $(RUN) -m mypy || failed=1; exit $$failed
@@ -48,6 +48,10 @@ asan: $(call STAMP,test) ## run the tests of the C sink under AddressSanitizer a
 bench: $(call STAMP,bench) ## measure the hot paths
 	@if [ -d benchmarks/micro ]; then $(RUN) -m pytest benchmarks/micro; \
 	else echo "There are no benchmarks yet."; fi
+
+faults-table: $(call STAMP,test) ## meet the same faults with fastidm, curl and aria2c, for docs/reliability.md (10 minutes)
+	@mkdir -p build && $(RUN) -m tests.reliability.faults_table --output build/faults.md; status=$$?; \
+	$(RUN) -m tests.reliability.document build/faults.md && exit $$status
 
 fuzz: $(call STAMP,fuzz) ## fuzz each parser of hostile input for FUZZ_SECONDS (default 20)
 	@$(RUN) -m tests.fuzz --seconds $(or $(FUZZ_SECONDS),20) $(FUZZ)

@@ -1,7 +1,7 @@
-"""Writes the tables of docs/reliability.md: `python -m tests.reliability.document`; a test holds that they are up to date.
+"""Writes the tables of docs/reliability.md: `python -m tests.reliability.document [TABLE]`.
 
-Rule of this module: the page's prose is written by people and lies outside the marks; what lies between them comes from
-`rows_network.py` and `rows_local.py` alone.
+Rule of this module: the page's prose is written by people and lies outside the marks. What lies between them comes from
+`rows_network.py` and `rows_local.py` (a test holds that it does), and from TABLE, a file that `faults_table.py` has written.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def replaced(page: str, name: str, text: str) -> str:
 
 
 def main() -> int:
-    PAGE.write_text(replaced(PAGE.read_text(), "matrix", matrix()))
+    page = replaced(PAGE.read_text(), "matrix", matrix())
+    for table in sys.argv[1:]:
+        page = replaced(page, "other tools", Path(table).read_text())
+    PAGE.write_text(page)
     return 0
 
 
