@@ -200,14 +200,34 @@ class Connections:
                 self.cancel(other)
         return new
 
+    def run_on(self, now: float) -> bool:
+        """The server sends no parts any more: if one connection has asked for all that is missing, it shall have it."""
+        table = self._table()
+        if len(self.busy) != 1 or self.busy[0].last is not None or self.busy[0].row is None:
+            return False
+        row = self.busy[0].row
+        at = table.order.index(row)
+        touched = any(table.remaining(other) for other in table.order[:at]) or any(
+            table.position(other) > table.start(other) for other in table.order[at + 1 :]
+        )
+        if touched or table.remaining(row) == 0:
+            return False
+        for other in [c for c in self._running.values() if c is not self.busy[0]]:
+            self.cancel(other)
+        table.absorb(row)
+        self._no_parts(now)
+        return True
+
     def in_one_piece(self, now: float) -> None:
         """The server sends no parts any more: one connection, from the first byte on, which compares what is there."""
-        table = self._table()
-        table.collapse()
+        self._table().collapse()
+        self._no_parts(now)
+        self._unproven = set(self._table().order)
+
+    def _no_parts(self, now: float) -> None:
         self.ranges = False
         self.ramp.ceiling = 1
         self.ramp.restarted(now)
-        self._unproven = set(table.order)
 
     # ------------------------------------------------------------------ give everybody something to do
 

@@ -136,6 +136,14 @@ class SegmentTable:
                 self._free(row)
                 self.order.remove(row)
 
+    def absorb(self, row: int) -> None:
+        """Let a segment reach to the end of the file: those behind it, which must be untouched and no sink's, are gone."""
+        at = self.order.index(row) + 1
+        for other in self.order[at:]:
+            self._free(other)
+        self.order = self.order[:at]
+        self._words[WORDS * row + 1] = self.size
+
     def collapse(self) -> None:
         """Give up all claims but that of the front: one segment is left. No sink may hold a row."""
         self.melt()

@@ -100,6 +100,7 @@ class TaskMachine:
         self._hops = 0
         self._resolved_again = False
         self._regrouping = False  # connections fail, and nothing is received: wait for the last of them
+        self._unplaced_in_a_row = 0  # answers that could not be placed, without one that could between them
         self._comparing = False  # the file is complete, and its last seams are being compared
         self._verifying = False  # an earlier run wrote everything; its end is compared once
         self._average = SpeedAverage(now)
@@ -286,6 +287,7 @@ class TaskMachine:
 
     def _accepted(self, connection: Connection, verdict: Accepted, head: Head, now: float) -> Arm | Place:
         self.connections.answered(connection, now)
+        self._unplaced_in_a_row = 0
         self._patience.answered(now)
         self._hops = 0
         self._resolved_again = False
@@ -341,15 +343,21 @@ class TaskMachine:
 
     def _unplaced(self, error: ProtocolError, now: float) -> None:
         """An answer that cannot be placed, from a server that did send parts. If it does so again, it can have its way."""
-        if self._plain or self.connections or not self._patience.failures:
+        self._unplaced_in_a_row += 1
+        if self._unplaced_in_a_row == 1 and self.connections.alive(now):
+            return  # asked once more at once
+        if self._plain or self.table is None or self._unplaced_in_a_row == 1:
             self._failed(error, now)
             return
-        assert self.table is not None
+        if not self.connections.run_on(now):
+            if self.connections:
+                self._failed(error, now)
+                return
+            self.connections.in_one_piece(now)
+            self._rows = _single(self._rows) if self._rows is not None else None
+            self._patience.begin(self.table.received(), now)
+            self._average = SpeedAverage(now, self.table.received())
         self._plain = True
-        self.connections.in_one_piece(now)
-        self._rows = _single(self._rows) if self._rows is not None else None
-        self._patience.begin(self.table.received(), now)
-        self._average = SpeedAverage(now, self.table.received())
         self.connections.lost += 1
         self.actions.append(Notify("the server sends no parts any more: the file is fetched in one piece", 0.0, 0))
 
