@@ -29,6 +29,7 @@ from fastidm.core.actions import (
     Resumed,
     Withdraw,
 )
+from fastidm.core.checkpoints import Checkpoints
 from fastidm.core.hosts import Hosts
 from fastidm.core.phase import Phase
 from fastidm.core.rate import TokenBucket
@@ -44,19 +45,13 @@ from fastidm.options import Options
 from fastidm.storage.errors import storage_error
 from fastidm.storage.iomode import IoMode
 from fastidm.storage.naming import name_from_disposition, name_from_url
+from fastidm.storage.seams import Seams
 from fastidm.storage.sink import FAILED, FULL, Sink
 from fastidm.storage.target import Resumable, Target
 
 if TYPE_CHECKING:
     from fastidm.storage.sink import PureSink
 
-CHECKPOINT_SECONDS = 1.0
-CHECKPOINT_BYTES = 64 << 20
-CHECKPOINT_PAUSE = 0.25
-"""A checkpoint is begun after so many seconds, or after so many bytes but not sooner than this pause."""
-UNSYNCED_MOST = 1 << 30
-"""Bytes that may be received and not yet synced, or a sixteenth of the memory: a slower disk holds the network back before the
-kernel makes writers wait, at a tenth to a fifth of the memory. With 256 MiB 1 GiB took half as long again (measured)."""
 BEHIND_SECONDS = 0.1
 """How soon it is looked again whether the disk has caught up."""
 THROTTLE_MEMORY = 1.0
@@ -116,20 +111,18 @@ class RunningTask:
         self._target: Target | None = None
         self._running: dict[int, Transfer] = {}
         self._sinks: dict[int, PureSink] = {}
-        self._seams: list[tuple[int, bytes]] = []
-        """Offset and bytes of what connections brought beyond their segments, as long as it cannot be compared yet."""
+        self._seams = Seams()
         self._mode: IoMode | None = None
         self._disk_busy = False
         self._after_disk: deque[Callable[[], None]] = deque()
         self._begun = monotonic()
         self._resumed = 0
         self._shown_at = 0.0
-        self._checked_at = self._begun
-        self._checked_bytes = self._synced_bytes = 0
+        self._checkpoints = Checkpoints(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), self._begun)
         self._bucket = TokenBucket(options.limit_rate, self._begun) if options.limit_rate else None
         self._bucket_bytes = 0
         self._throttled_at = float("-inf")
-        self._held_back = self._disk_is_behind = False
+        self._held_back = False
         self._taken = 0
         self._checksum = options.checksum
         self._abandoned = False
@@ -196,9 +189,9 @@ class RunningTask:
 
         Returns the seconds until it must be called again, None if nothing holds it back.
         """
-        if self._bucket is None and not self._disk_is_behind and not self._held_back:
+        if self._bucket is None and not self._checkpoints.behind and not self._held_back:
             return None
-        wait = BEHIND_SECONDS if self._disk_is_behind else 0.0
+        wait = BEHIND_SECONDS if self._checkpoints.behind else 0.0
         if self._bucket is not None:
             received = self._taken + sum(sink.received for sink in self._sinks.values())
             self._bucket.take(received - self._bucket_bytes, now)
@@ -295,9 +288,9 @@ class RunningTask:
             self._worthless, self._kept = False, None
         table = SegmentTable(target.table)
         self._mode = IoMode(self.options.io if target.map_allowed else "pwrite", target.size, self.options.connections)
-        self._checked_bytes = self._synced_bytes = table.received()
+        self._checkpoints.start(table.received())
         # Without ranges everything comes once more, and what an earlier run has kept serves only to compare.
-        self._resumed = self._checked_bytes if self.machine.connections.ranges else 0
+        self._resumed = table.received() if self.machine.connections.ranges else 0
         self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.connections.ranges))
         self.machine.opened(table, monotonic())
 
@@ -308,8 +301,7 @@ class RunningTask:
         self._worthless = action.worthless
 
     def _retire(self, sink: PureSink) -> None:
-        if sink.beyond:
-            self._seams.append((sink.cursor - len(sink.beyond), sink.beyond))
+        self._seams.keep(sink.cursor - len(sink.beyond), sink.beyond)
         sink.close()
 
     def _withdraw(self, action: Withdraw) -> None:
@@ -319,17 +311,8 @@ class RunningTask:
         self.machine.compared(self._broken_seam(), monotonic())
 
     def _broken_seam(self) -> int | None:
-        """Compare what sinks kept beyond their rows, as far as it is written; the offset of the first difference."""
-        table, target, waiting = self.machine.table, self._target, self._seams
-        self._seams = []
-        for start, kept in waiting:
-            if table is None or target is None or not table.holds(start, start + len(kept)):
-                self._seams.append((start, kept))  # its own connection is still to come
-                continue
-            held = os.pread(target.fd, len(kept), start)
-            if held != kept:
-                return start + next((i for i, (one, other) in enumerate(zip(held, kept, strict=False)) if one != other), 0)
-        return None
+        table, target = self.machine.table, self._target
+        return None if table is None or target is None else self._seams.broken(target.fd, table.holds)
 
     def _finish(self, action: Finish) -> None:
         target = self._target
@@ -436,26 +419,20 @@ class RunningTask:
         target, table = self._target, self.machine.table
         if target is None or table is None or not target.has_journal or not self.options.sync:
             return
-        received = table.received()
-        self._checked_bytes = min(self._checked_bytes, received)  # claims may have been given up
-        fresh = received - self._checked_bytes
-        self._disk_is_behind = received - self._synced_bytes > unsynced_most()
-        passed = now - self._checked_at
-        due = passed >= CHECKPOINT_SECONDS or (fresh >= CHECKPOINT_BYTES and passed >= CHECKPOINT_PAUSE)
-        if fresh > 0 and not self._disk_busy and (due or self._disk_is_behind):
-            self._checked_bytes += fresh
-            self._checked_at = now
+        written = table.received()
+        if self._checkpoints.due(written, now) and not self._disk_busy:
+            self._checkpoints.begun(written, now)
             # The snapshot is taken before the sync begins: bytes that arrive meanwhile are not in it (invariant I4).
-            done = partial(self._checked, self._checked_bytes)
-            self._on_disk(Phase.RECEIVING, partial(target.checkpoint, bytes(target.table)), done)
+            job = partial(target.checkpoint, bytes(target.table))
+            self._on_disk(Phase.RECEIVING, job, partial(self._checked, written))
 
-    def _checked(self, bytes_then: int, result: object, error: BaseException | None) -> None:
+    def _checked(self, written: int, result: object, error: BaseException | None) -> None:
         if error is not None:
             self.machine.fail(storage_error(error, self.path or ""))
-        else:
-            self._synced_bytes = bytes_then
-            if self._disk_is_behind:
-                self._checkpoint(monotonic())
+            return
+        self._checkpoints.done(written)
+        if self._checkpoints.behind:
+            self._checkpoint(monotonic())
 
     def _new_sink(self) -> PureSink:
         target, mode = self._target, self._mode
@@ -568,11 +545,6 @@ def _absolute(path: str) -> str:
         return path if os.path.isabs(path) else os.path.normpath(os.path.join(os.getcwd(), path)) + "/" * path.endswith("/")
     except OSError:
         return path
-
-
-def unsynced_most() -> int:
-    """See `UNSYNCED_MOST`."""
-    return min(UNSYNCED_MOST, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 16)
 
 
 def _known(size: int) -> int | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastidm import running
+from fastidm.core import checkpoints
 from fastidm.core.phase import Phase
 from fastidm.events import DownloadStatus
 from fastidm.manager import DownloadManager
@@ -33,7 +33,7 @@ def test_nothing_is_published_after_a_checkpoint_has_failed(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         monkeypatch.setattr(Target, "checkpoint", checkpoint)
-        monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
         manager.run()
     assert task.status is DownloadStatus.FAILED
     assert task.error is not None

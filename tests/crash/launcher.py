@@ -67,12 +67,13 @@ class Launcher:
 
 def serve(log: str) -> None:
     """The warm process: a wish per line of stdin, an answer per line of stdout."""
-    from fastidm import engine, running
+    from fastidm import engine
     from fastidm.cli import main as cli
+    from fastidm.core import checkpoints
     from fastidm.storage import journal  # noqa: F401  (loaded before the first fork)
     from fastidm.storage.partfile import PartFile
 
-    engine.TICK, running.CHECKPOINT_SECONDS = 0.005, 0.01
+    engine.TICK, checkpoints.SECONDS = 0.005, 0.01
     for line in sys.stdin:
         wish = json.loads(line)
         reading, writing = os.pipe()

@@ -38,9 +38,10 @@ def _quick(value: str) -> None:
     """Progress is told, and checkpoints are made, as soon as anything is new: no test needs to wait for the usual time."""
     from fastidm import running
     from fastidm.cli import main
+    from fastidm.core import checkpoints
 
     main.JSON_INTERVAL = running.EVENT_SECONDS = 0.0
-    running.CHECKPOINT_SECONDS = 0.2
+    checkpoints.SECONDS = 0.2
 
 
 def _fallocate(value: str) -> None:
@@ -145,9 +146,9 @@ def _sync_takes(value: str) -> None:
 
 def _unsynced_most(value: str) -> None:
     """The disk may be so many bytes behind."""
-    from fastidm import running
+    from fastidm.core import checkpoints
 
-    running.UNSYNCED_MOST = int(value)
+    checkpoints.UNSYNCED_MOST = int(value)
 
 
 def _fallocate_takes(value: str) -> None:
