@@ -11,7 +11,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastidm.core import health
 from fastidm.core.actions import Action, Arm, Cancel, Request
@@ -49,6 +49,8 @@ class Connections:
         self._cost = 0.0
         self._past: deque[float] = deque(maxlen=32)
         """Speeds of the connections that ended last: those that are left over are no measure of what a new one brings."""
+        self._plan: tuple[int, ...] = ()
+        """Offsets at which a new file will be cut, when a second connection has been answered."""
         self._unproven: set[int] = set()
         self._earlier: list[tuple[int, int]] = []
         self._relieved: dict[int, float] = {}
@@ -135,9 +137,13 @@ class Connections:
         for connection in list(self._running.values()):
             self.cancel(connection)
 
-    def opened(self, table: SegmentTable, resumed: bool, now: float) -> None:
-        """The segments are known: place those that were answered before. `resumed`: an earlier run wrote some of it."""
+    def opened(self, table: SegmentTable, resumed: bool, now: float, plan: Sequence[int] = ()) -> None:
+        """The segments are known: place those that were answered before.
+
+        Parameters: `resumed`, an earlier run wrote some of it; `plan`, offsets at which a new file is to be cut.
+        """
         self.table = table
+        self._plan = tuple(plan)
         if resumed:
             self._unproven = {row for row in table.order if table.position(row) > table.start(row)}
             self._earlier = [(table.start(row), table.position(row)) for row in self._unproven]
@@ -176,7 +182,17 @@ class Connections:
         table, row = self._table(), connection.target
         if row is None or table.remaining(row) == 0:
             return None
-        return row if connection.role is not Role.SPLIT else self._cut(row, connection.first or 0)
+        if connection.role is not Role.SPLIT:
+            return row
+        late = bool(self._plan) and table.position(row) > (connection.first or 0)
+        new = None if late else self._cut(row, connection.first or 0)  # late: the first one was here before it
+        self._carry_out()
+        return new
+
+    def _row_at(self, at: int) -> int | None:
+        """The segment in which byte `at` lies."""
+        table = self._table()
+        return next((row for row in table.order if table.start(row) <= at < table.stop(row)), None)
 
     def _row_for_probe(self, first: int) -> int | None:
         table = self._table()
@@ -234,7 +250,9 @@ class Connections:
     def assign(self, now: float) -> None:
         """Open as many connections as may be and as are of use."""
         while len(self._running) < self.ramp.allowed(now):
-            if not (self._fill(now) or self._split(now) or self._hedge(now) or self._take_over(now)):
+            if not (
+                self._fill(now) or self._try_parts(now) or self._split(now) or self._hedge(now) or self._take_over(now)
+            ):
                 break
 
     def _fill(self, now: float) -> bool:
@@ -284,6 +302,32 @@ class Connections:
     def crossing(self, now: float) -> bool:
         """Whether a seam is being compared; all other connections have nothing left to do once the table is complete."""
         return any(self._crossing(c, now) for c in self._running.values())
+
+    def _try_parts(self, now: float) -> bool:
+        """Open a second connection to a new file: its answer shows whether there are parts, and then the file is cut.
+
+        Until then the first one may run on, so that a server without parts for others costs nothing.
+        """
+        if not (self._plan and self.ranges) or any(c.role is Role.SPLIT for c in self._running.values()):
+            return False
+        table = self._table()
+        while self._plan:
+            row = self._row_at(self._plan[0])
+            if row is not None and table.position(row) < self._plan[0]:
+                stop = self._plan[1] if len(self._plan) > 1 else table.size
+                self.request(Role.SPLIT, self._plan[0], min(stop + OVERLAP, table.size) - 1, row, now)
+                return True
+            self._plan = self._plan[1:]  # written already
+        return False
+
+    def _carry_out(self) -> None:
+        """There are parts: cut the file as planned."""
+        table = self._table()
+        for at in self._plan:
+            row = self._row_at(at)
+            if row is not None and max(table.start(row) + 1, table.position(row)) <= at:
+                table.split(row, at)
+        self._plan = ()
 
     def _split(self, now: float) -> bool:
         """Open a connection for the back of a running segment."""

@@ -167,7 +167,8 @@ class TaskMachine:
         self.table = table
         self._patience.begin(table.received(), now)
         self._average = SpeedAverage(now, table.received())
-        self.connections.opened(table, self._rows is not None, now)
+        anew = self._rows is None and self.connections.ranges
+        self.connections.opened(table, self._rows is not None, now, first_cut(table.size, self._ceiling) if anew else ())
         self._verifying = table.complete() and table.size > 0 and self._rows is not None
         self._assign(now)
 
@@ -278,10 +279,8 @@ class TaskMachine:
         return self._rows
 
     def rows_anew(self) -> bytes:
-        """The rows of a file of which nothing is written yet."""
-        size = UNKNOWN if self.content.total is None else self.content.total
-        cuts = first_cut(size, self._ceiling) if self.connections.ranges else []
-        return bytes(tile(size, cuts, len(cuts) + 1))
+        """The rows of a file of which nothing is written yet: one, which is cut when a second connection was answered."""
+        return bytes(tile(UNKNOWN if self.content.total is None else self.content.total, (), 1))
 
     # ------------------------------------------------------------------ answers
 
@@ -367,6 +366,8 @@ class TaskMachine:
             self._content_changed(error, now)
         elif not self._patience.served:
             self.fail(error)
+        elif isinstance(error, ProtocolError):
+            self._unplaced(error, now)
         elif isinstance(error, LINK_ERRORS) and self._resolve_again(connection):
             pass
         elif self.connections.alive(now):
@@ -377,8 +378,6 @@ class TaskMachine:
         elif isinstance(error, LINK_ERRORS):
             what = f"{error.message}, although parts of the file came before: has the link expired?"
             self.fail(AuthError(what, "give a new URL and the same -o to go on"))
-        elif isinstance(error, ProtocolError):
-            self._unplaced(error, now)
         else:
             self.fail(error)
 

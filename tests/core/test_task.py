@@ -851,9 +851,9 @@ def test_a_seam_is_compared_whenever_its_two_sides_come(latency: float) -> None:
 
 def test_a_segment_that_is_begun_late_is_compared_with_the_one_before_it() -> None:
     server = Server(content(4 * MIB), rate=MIB, etag=None, modified=None)
-    server.rules.append(on(lambda ask: ask.number in (2, 3, 4), SILENCE))
+    server.rules.append(on(lambda ask: ask.number in (3, 4, 5), SILENCE))
     other = content(4 * MIB, version=2)
-    server.rules.append(lambda ask: server.usual(ask).but(body=other[ask.first or 0 :]) if ask.number > 4 else None)
+    server.rules.append(lambda ask: server.usual(ask).but(body=other[ask.first or 0 :]) if ask.number > 5 else None)
     run = world(server, 4)
     assert isinstance(run.fail(), IntegrityError)
 

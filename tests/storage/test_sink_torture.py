@@ -214,7 +214,7 @@ def test_each_allocation_may_fail_and_nothing_leaks_or_is_claimed_wrongly(name: 
 
 @pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer itself does not survive this")
 def test_where_no_more_memory_can_be_mapped_the_file_is_written_and_a_missing_buffer_is_no_memory(fd: int) -> None:
-    desk = Desk(fd, gather=64 << 20)
+    desk = Desk(fd, gather=1 << 30)
     sink = desk.make(MAP)
     sink.arm(0, 0)
     before = resource.getrlimit(resource.RLIMIT_AS)
