@@ -180,6 +180,7 @@ def test_a_connection_that_stands_still_is_replaced(odd: Serve, folder: Path) ->
         exchange.send(body[: 64 * KIB])
         if number == 3:
             exchange.hold()
+        exchange.server.wait_for_requests(3)
         exchange.send(body[64 * KIB :])
 
     done = get(odd(habit).url + "/a.bin", folder)

@@ -105,7 +105,7 @@ def test_one_manager_runs_dozens_of_files_a_few_at_a_time(odd: Serve, folder: Pa
         tasks = [manager.add(f"{server.url}/{number}", Options(directory=str(folder))) for number in range(40)]
         manager.run()
     assert {task.status for task in tasks} == {DownloadStatus.COMPLETED}
-    assert most <= 5, "one whose last bytes are on their way may still be counted"
+    assert most <= 8, "each may have one before it whose connection the server has not missed yet"
     for number in range(40):
         assert first_difference((folder / str(number)).read_bytes(), data[number]) is None
 

@@ -358,7 +358,17 @@ def test_a_change_between_two_runs_is_seen(etag: str | None, odd: Serve, folder:
 def test_a_change_in_the_middle_of_a_run_is_seen(on_change: str, odd: Serve, folder: Path) -> None:
     new = content(SIZE, seed=9)
     first, second = File(DATA), File(new, etag='"2"')
-    server = odd(lambda exchange: (first if len(exchange.server.exchanges) < 3 else second)(exchange))
+
+    def habit(exchange: Exchange) -> None:
+        if len(exchange.server.exchanges) < 3:
+            body = first.head(exchange)
+            exchange.send(body[: 64 * KIB])
+            exchange.server.wait_for_requests(3)
+            exchange.send(body[64 * KIB :])
+        else:
+            second(exchange)
+
+    server = odd(habit)
     outcome = run("--quiet", "--on-change", on_change, server.url + "/a.bin", cwd=folder)
     if on_change == "restart":
         assert outcome.code == 0
