@@ -65,6 +65,9 @@ HEADS = (
 )  # fmt: skip
 
 ELSEWHERE = (Run(17, "N"),)
+SLOW = "size=8M&slow=1&crawl=4M"
+"""The first connection is not done before others have come."""
+
 REDIRECTS = (
     Case("H29", "a loop", "chain/a.bin?hops=-1", ELSEWHERE, requests=21),
     Case("H29", "25 redirects", "chain/a.bin?hops=25", ELSEWHERE, requests=21),
@@ -75,11 +78,11 @@ REDIRECTS = (
     Case("H32", "to sftp", "redirect/a.bin?to=sftp://127.0.0.1:9/a.bin", ELSEWHERE, requests=1),
     Case("H32", "to data", "redirect/a.bin?to=data:,a", ELSEWHERE, requests=1),
     Case("H32", "from https to http", "redirect/a.bin?to=http://127.0.0.1:9/a.bin", ELSEWHERE, 1, over="tls", tools=False),
-    Case("H34", "a link that is good for three requests", "signed/a.bin?size=8M&uses=3&slow=1&crawl=4M", requests=60, sent=1.1),
-    Case("H34", "a link that expires with 410", "signed/a.bin?size=8M&uses=3&status=410&slow=1&crawl=4M", requests=60, sent=1.1),
-    Case("H34", "a link that expires with 401", "signed/a.bin?size=8M&uses=3&status=401&slow=1&crawl=4M", requests=60, sent=1.1),
-    Case("H34", "a link that expires for good", "signed/a.bin?size=8M&uses=3&dead=1&slow=1&crawl=4M", (Run(18, "P", says="-o"), GOES_ON)),
-    Case("H34", "a URL that expires itself", "signed/a.bin?size=8M&uses=3&sticks=1&slow=1&crawl=4M", (Run(18, "P", says="-o"), GOES_ON)),
+    Case("H34", "a link that is good for three requests", f"signed/a.bin?{SLOW}&uses=3", requests=60, sent=1.1),
+    Case("H34", "a link that expires with 410", f"signed/a.bin?{SLOW}&uses=3&status=410", requests=60, sent=1.1),
+    Case("H34", "a link that expires with 401", f"signed/a.bin?{SLOW}&uses=3&status=401", requests=60, sent=1.1),
+    Case("H34", "a link that expires for good", f"signed/a.bin?{SLOW}&uses=3&dead=1", (Run(18, "P", says="-o"), GOES_ON)),
+    Case("H34", "a URL that expires itself", f"signed/a.bin?{SLOW}&uses=3&sticks=1", (Run(18, "P", says="-o"), GOES_ON)),
     Case("H38", "404 for one segment", "silent/a.bin?size=8M&status=404&beyond=4M&slow=1&crawl=4M", (Run(8, "P"),)),
 )
 
