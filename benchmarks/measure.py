@@ -1,0 +1,171 @@
+"""Runs one command and fills a `Run`.
+
+Rules of this module: what is written is removed and the disk is synced before the clock starts, so nobody pays for his
+predecessor; nothing but the command runs between its start and its end; content is verified after the clock has stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from benchmarks import content
+from benchmarks.content import Content
+from benchmarks.model import Extra, Origin, Run, Scenario, Unable
+
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCH = Path(__file__).resolve().parent / "launch.py"
+KEPT = ("PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
+POLL = 0.01
+
+
+class Process(NamedTuple):
+    """How a command ended. `status` is negative for a signal, None when it had to be killed for lack of time."""
+
+    begun: float
+    wall: float
+    status: int | None
+    user: float
+    system: float
+    rss: int
+    words: str
+    """The end of what it said."""
+
+
+def environment(home: Path, root: Path = ROOT) -> dict[str, str]:
+    """What a tool sees: no configuration of the user's, no proxy, and fastidm from `root`."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    return {**kept, "HOME": str(home), "LC_ALL": "C.UTF-8", "PYTHONPATH": str(root), "no_proxy": "*"}
+
+
+def execute(
+    command: list[str], folder: Path, home: Path, seconds: float, root: Path = ROOT, kill_when: Callable[[], bool] | None = None
+) -> Process:
+    """Run `command` in `folder`. `kill_when` is asked every 10 ms; once it says yes, the command gets SIGKILL."""
+    output = home / "words.log"
+    wish = {"command": command, "cwd": str(folder), "env": environment(home, root), "output": str(output)}
+    launcher = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(LAUNCH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    assert launcher.stdin is not None and launcher.stdout is not None
+    with launcher, launcher.stdin, launcher.stdout:
+        launcher.stdin.write(json.dumps(wish).encode() + b"\n")
+        started: dict[str, Any] = json.loads(_line(launcher.stdout, None) or "{}")
+        if not started:
+            raise Unable(f"{command[0]} cannot be executed")
+        deadline = time.monotonic() + seconds
+        killed = late = False
+        while True:
+            line = _line(launcher.stdout, POLL if kill_when and not killed else max(0.0, deadline - time.monotonic()))
+            if line:
+                break
+            late = time.monotonic() >= deadline
+            if late or (kill_when and not killed and kill_when()):
+                killed = True
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(started["pid"], signal.SIGKILL)
+                deadline += 60
+        ended: dict[str, Any] = json.loads(line)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(started["pid"], signal.SIGKILL)  # what it may have left behind
+    return Process(
+        started["begun"] / 1e9,
+        (ended["ended"] - started["begun"]) / 1e9,
+        None if late else ended["status"],
+        ended["user"],
+        ended["system"],
+        ended["rss"],
+        output.read_text(errors="replace")[-2000:],
+    )
+
+
+def _line(pipe: Any, seconds: float | None) -> bytes:
+    """The next line of `pipe`; empty when none comes in time, or ever."""
+    ready, _, _ = select.select([pipe], [], [], seconds)
+    return bytes(pipe.readline()) if ready else b""
+
+
+def emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def command_for(
+    tool: ModuleType, scenario: Scenario, origin: Origin, files: list[Content], folder: Path, resume: bool = False
+) -> list[str]:
+    """The command line. Raises `Unable`."""
+    if origin.cacert and scenario.kind == "many":
+        raise Unable("not set up for many files over TLS")
+    extra = Extra(
+        origin.cacert,
+        resume,
+        files[0].sha256 if scenario.checksum else "",
+        scenario.http2,
+        sum(file.size for file in files),
+    )
+    if scenario.kind == "many":
+        if not hasattr(tool, "many"):
+            raise Unable("one file at a time")
+        urls = [origin.url_of(file.name) for file in files]
+        made: list[str] = tool.many(urls, str(folder), scenario.parallel, scenario.connections, extra)
+    else:
+        made = tool.command(origin.url_of(files[0].name), str(folder / files[0].name), scenario.connections, extra)
+    return made
+
+
+def patience(size: int, ideal: float | None) -> float:
+    """Seconds after which a run is given up: more than one connection needs where sixteen are ideal."""
+    return 30 + 24 * ideal if ideal else 60 + size / (8 << 20)
+
+
+def run_once(
+    scenario: Scenario, tool: ModuleType, run: Run, origin: Origin, files: list[Content], folder: Path, home: Path, root: Path
+) -> None:
+    """Fill `run`, whose names are there already."""
+    emptied(folder)
+    emptied(home)
+    try:
+        command = command_for(tool, scenario, origin, files, folder, scenario.kind == "resume")
+    except Unable as reason:
+        run.unable = str(reason)
+        return
+    os.sync()
+    origin.reset()
+    seconds = patience(run.size, run.ideal)
+    done = execute(command, folder, home, seconds, root, _half(origin, run) if scenario.kind == "resume" else None)
+    parts = [done]
+    if scenario.kind == "resume" and done.status == -signal.SIGKILL:
+        run.details["wall_until_kill"] = done.wall
+        parts.append(execute(command, folder, home, seconds, root))
+    counts = origin.counts()
+    run.wall, run.user, run.system = (sum(column) for column in zip(*((p.wall, p.user, p.system) for p in parts), strict=True))
+    run.rss = max(part.rss for part in parts)
+    run.sent, run.requests, run.connections, run.server_cpu = counts[:4]
+    if counts.first_request is not None:
+        run.first_request = counts.first_request - done.begun
+    last = parts[-1]
+    if scenario.kind == "resume":
+        run.details["fetched_twice"] = max(0, run.sent - run.size)
+        run.details["time_lost"] = run.wall - (run.ideal or 0.0)
+    if last.status != 0:
+        run.failure = f"no end within {seconds:.0f} s" if last.status is None else f"status {last.status}"
+        run.details["words"] = last.words[-300:]
+        return
+    run.failure = content.differs(folder, files)
+    run.correct = not run.failure
+
+
+def _half(origin: Origin, run: Run) -> Callable[[], bool]:
+    return lambda: origin.counts().sent >= run.size // 2

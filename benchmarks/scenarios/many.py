@@ -1,0 +1,58 @@
+"""Many files by one command."""
+
+from __future__ import annotations
+
+from benchmarks.model import GIB, KIB, MIB, Scenario
+from benchmarks.origins import nginx
+
+SMALL = 64 * KIB
+SHARES = (1, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def mixed(total: int) -> list[int]:
+    """Ten sizes from 1/512 to a half of the whole."""
+    return [total * share // sum(SHARES) for share in SHARES]
+
+
+def hundred(total: int) -> list[int]:
+    return [total // 100] * 100
+
+
+def small(total: int) -> list[int]:
+    return [SMALL] * max(1, total // SMALL)
+
+
+SCENARIOS = (
+    Scenario(
+        "small",
+        "2,000 files of 64 KiB",
+        "One command, all URLs. Each tool with 16 files at once where it has a switch for that.",
+        size=2000 * SMALL,
+        quick=500 * SMALL,
+        origin=nginx,
+        kind="many",
+        sizes=small,
+    ),
+    Scenario(
+        "mixed",
+        "10 files from small to large",
+        "One command; the largest file is half of all bytes, the smallest 1/512.",
+        size=GIB,
+        quick=128 * MIB,
+        origin=nginx,
+        kind="many",
+        sizes=mixed,
+    ),
+    Scenario(
+        "hundred",
+        "100 downloads at once, 4 connections each",
+        "400 connections in one process: whether the cost of an event grows with the number of connections.",
+        size=GIB,
+        quick=250 * MIB,
+        origin=nginx,
+        kind="many",
+        sizes=hundred,
+        connections=4,
+        parallel=100,
+    ),
+)

@@ -1,0 +1,35 @@
+"""One small file per tool. Each has the same three names; `benchmarks/README.md` shows how to add one.
+
+* `label`: what readers see.
+* `version()`: what the tool says about itself, None when it is missing.
+* `command(url, path, connections, extra)`: the command line, absolute path first; raises `Unable` for what it cannot do.
+
+Optional: `many(urls, folder, parallel, connections, extra)`, several files by one command; `single = True` for a tool with one
+connection, whose time on a throttled server is known beforehand and so is measured once; `baseline = True` for what is no tool.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from types import ModuleType
+
+FASTIDM = "fastidm"
+FLOOR = "floor"
+
+
+@cache
+def all_tools() -> dict[str, ModuleType]:
+    """Every tool by its name, which is that of its file; ours first."""
+    names = sorted((m.name for m in pkgutil.iter_modules(__path__)), key=lambda name: (not is_ours(name), name == FLOOR, name))
+    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+
+
+def is_ours(name: str) -> bool:
+    return name == FASTIDM or name.startswith(f"{FASTIDM}_")
+
+
+def is_peer(name: str) -> bool:
+    """Whether it is somebody else's tool."""
+    return not is_ours(name) and name != FLOOR

@@ -1,0 +1,19 @@
+"""Axel."""
+
+from __future__ import annotations
+
+from benchmarks.finding import ENV, banner, where
+from benchmarks.model import Extra, Unable
+
+label = "axel"
+
+
+def version() -> str | None:
+    return banner("axel")
+
+
+def command(url: str, path: str, connections: int, extra: Extra) -> list[str]:
+    if extra.http2 or extra.checksum:
+        raise Unable("no HTTP/2" if extra.http2 else "it verifies no checksum")
+    trust = [ENV, f"SSL_CERT_FILE={extra.cacert}"] if extra.cacert else []
+    return [*trust, where("axel"), "-q", "-n", str(connections), "-o", path, url]

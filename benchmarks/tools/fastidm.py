@@ -1,0 +1,39 @@
+"""fastidm as its command line runs it, but not waiting for the disk at the end, as no peer does."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.finding import ENV
+from benchmarks.model import Extra, Unable
+
+label = "fastidm"
+
+
+def version() -> str | None:
+    try:
+        from fastidm.cli.version import describe
+    except ImportError:
+        return None
+    return describe().replace("\n", "; ").strip("; ")
+
+
+def command(url: str, path: str, connections: int, extra: Extra) -> list[str]:
+    return [*base(connections, extra), "--no-sync", "-o", path, url]
+
+
+def many(urls: list[str], folder: str, parallel: int, connections: int, extra: Extra) -> list[str]:
+    if parallel > 16:
+        raise Unable("the command runs three files at a time; see fastidm_api")
+    return [*base(connections, extra), "--no-sync", "-d", folder, *urls]
+
+
+def base(connections: int, extra: Extra, io: str = "auto", pure: bool = False) -> list[str]:
+    """What all variants have in common."""
+    if extra.http2:
+        raise Unable("it has no switch for HTTP/2")
+    command = [ENV, "FASTIDM_PURE=1"] if pure else []
+    command += [sys.executable, "-m", "fastidm", "--quiet", "--conn", str(connections), "--io", io]
+    command += ["--cacert", extra.cacert] if extra.cacert else []
+    command += ["--checksum", f"sha256:{extra.checksum}"] if extra.checksum else []
+    return command

@@ -1,0 +1,26 @@
+"""The baseline: a bare C client, `benchmarks/floor.c`, which receives and writes and knows nothing else."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from benchmarks.build import program
+from benchmarks.model import Extra, Unable
+
+label = "C floor"
+baseline = True
+
+
+def version() -> str | None:
+    return "recv + pwrite, one thread" if program("floor") else None
+
+
+def command(url: str, path: str, connections: int, extra: Extra) -> list[str]:
+    if extra.http2 or extra.checksum or extra.resume:
+        raise Unable("it receives and writes, nothing else")
+    parts = urlsplit(url)
+    binary = program("floor-tls" if extra.cacert else "floor")
+    if not binary:
+        raise Unable("it was built without TLS: OpenSSL's headers are missing")
+    where = [parts.hostname or "", str(parts.port), parts.path, str(extra.size), str(connections), path]
+    return [binary, *where, *([extra.cacert] if extra.cacert else [])]
