@@ -12,11 +12,11 @@ STAMP = $(VENV)/.has-$(1)-$(notdir $(firstword $(CC)))
 SOURCES := pyproject.toml $(wildcard fastidm/_hotpath.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-c asan bench faults-table fuzz build clean
+.PHONY: help demo test check check-c asan bench bench-full bench-micro bench-compare bench-tools faults-table fuzz build clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(call STAMP,run) ## download 256 MiB from a throttled local server, get killed half-way, resume, verify
 	@$(RUN) -m fastidm.demo --show
@@ -45,9 +45,21 @@ asan: $(call STAMP,test) ## run the tests of the C sink under AddressSanitizer a
 	LD_PRELOAD=$$library PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:handle_sigbus=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$$python -m pytest -p no:cacheprovider tests/storage/test_sink*.py
 
-bench: $(call STAMP,bench) ## measure the hot paths
-	@if [ -d benchmarks/micro ]; then $(RUN) -m pytest benchmarks/micro; \
-	else echo "There are no benchmarks yet."; fi
+bench: $(call STAMP,bench) ## compare with other tools on this machine, and write a report, in about 5 minutes
+	@$(RUN) -m benchmarks --quick
+
+bench-full: $(call STAMP,bench) ## the same with large files, 9 repetitions and every tool that is installed, in hours
+	@$(RUN) -m benchmarks --full
+
+bench-micro: $(call STAMP,bench) ## time the hot paths one by one
+	@$(RUN) -m pytest -p no:cacheprovider benchmarks/micro
+
+bench-compare: $(call STAMP,bench) ## what got slower since BASE: make bench-compare BASE=REV [HEAD=REV]
+	@test -n "$(BASE)" || { echo "which revision? make bench-compare BASE=main"; exit 2; }
+	@$(RUN) -m benchmarks.compare "$(BASE)" $(if $(HEAD),"$(HEAD)")
+
+bench-tools: $(call STAMP,bench) ## install the rivals that pip and, as root, apt can give
+	@$(RUN) -m benchmarks.install
 
 faults-table: $(call STAMP,test) ## meet the same faults with fastidm, curl and aria2c, for docs/reliability.md (10 minutes)
 	@mkdir -p build && $(RUN) -m tests.reliability.faults_table --output build/faults.md; status=$$?; \

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import platform
 import random
-import re
 import shlex
 import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from benchmarks import build, claims, figures, machine, measure
 from benchmarks.model import GIB, Extra, Run, Scenario, Unable
@@ -113,10 +114,7 @@ def measured(
         "mode": f"{'full' if asked.full else 'quick'}, {repetitions} repetitions, order by seed {seed}",
         "revision": machine.fastidm_version(asked.root),
         "machine": machine.describe(asked.output),
-        "tools": {
-            name: {"label": tool.label, "version": versions[name], "command": example(tool) if versions[name] else ""}
-            for name, tool in chosen.items()
-        },
+        "tools": {name: about(name, tool, name in chosen) for name, tool in tools.items()},
         "missing": missing,
     }
     lines.write(path, meta)
@@ -152,13 +150,20 @@ def told(run: Run) -> str:
     return what + f"{run.wall:7.3f} s  CPU {run.cpu:6.3f} s  {run.rss >> 20:4} MiB  sent {run.sent_ratio:.3f}"
 
 
+def about(name: str, tool: ModuleType, asked: bool) -> dict[str, Any]:
+    """What the report says of a tool."""
+    version = tool.version()
+    return {"label": tool.label, "version": version, "command": example(tool) if version else "", "asked": asked}
+
+
 def example(tool: ModuleType) -> str:
     """The command line with a URL and a path that say what they are."""
     try:
         words = tool.command("http://HOST:80/FILE", "DIR/FILE", 16, Extra(size=GIB))
     except Unable as reason:
         return str(reason)
-    return re.sub(r"(?<![\w./-])/[\w.+/-]*/(?=[\w.+-])", "", shlex.join(words))
+    # Where a program lies on this machine is nobody's business.
+    return shlex.join(os.path.basename(word) if os.path.exists(word) else word for word in words)
 
 
 if __name__ == "__main__":

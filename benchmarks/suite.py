@@ -37,6 +37,8 @@ class Suite:
     seed: int = 1
     root: Path = measure.ROOT
     """The checkout whose fastidm is measured."""
+    restrict: bool = True
+    """Whether a scenario's own choice of tools counts."""
     tell: Callable[[str], None] = lambda text: None
 
     def run(self, scenarios: Iterable[Scenario], take: Callable[[Run], None]) -> None:
@@ -52,7 +54,7 @@ class Suite:
         served = measure.emptied(self.scratch / "served")
         sizes = scenario.sizes(total)
         self.tell(f"{scenario.name}: {scenario.title}, {sum(sizes) / MIB:g} MiB")
-        names = [name for name in self.tools if not scenario.tools or name in scenario.tools]
+        names = [name for name in self.tools if not self.restrict or not scenario.tools or name in scenario.tools]
         folder = self.scratch / "out"
         memory = None
         try:
@@ -95,7 +97,9 @@ class Suite:
                 plan = scenario if measured or scenario.kind == "many" or not scenario.ideal else replace(scenario, kind="one")
                 run = self._run(scenario, name, repetition, sum(file.size for file in wanted))
                 run.warmup = not measured
-                measure.run_once(plan, tool, run, origin, wanted, folder, self.scratch / "home", self.root)
+                measure.run_once(
+                    plan, tool, run, origin, wanted, folder, self.scratch / "home", getattr(tool, "root", self.root)
+                )
                 if run.failure or run.unable:
                     left.remove(name)
                 take(run)

@@ -65,10 +65,14 @@ def blocks(meta: dict[str, Any], runs: list[Run], pictures: dict[str, str]) -> I
 
 def _tools(meta: dict[str, Any], table: Table) -> Iterator[Block]:
     tools = meta.get("tools", {})
-    here = [(told["label"], told["version"], f"`{told['command']}`") for told in tools.values() if told["version"]]
-    missing = [told["label"] for told in tools.values() if not told["version"]]
-    yield Block("table", header=("tool", "version", "command"), rows=tuple(here))
+    here = [tool for tool in tools.values() if tool["version"]]
+    asked = [(tool["label"], tool["version"], f"`{tool['command']}`") for tool in here if tool.get("asked", True)]
+    others = [tool["label"] for tool in here if not tool.get("asked", True)]
+    missing = [tool["label"] for tool in tools.values() if not tool["version"]]
+    yield Block("table", header=("tool", "version", "command"), rows=tuple(asked))
     yield Block("text", f"Missing on this machine: {', '.join(missing) or 'none'}.")
+    if others:
+        yield Block("text", f"Here, but not asked for this time: {', '.join(others)}.")
     absent = meta.get("missing", {})
     if absent:
         yield Block("list", items=tuple(f"{name} could not be built: {why}" for name, why in absent.items()))
