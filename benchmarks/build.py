@@ -14,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 FLAVOURS: dict[str, tuple[str, list[str], list[str]]] = {
     "floor": ("floor.c", [], []),
     "floor-tls": ("floor.c", ["-DTLS"], ["-lssl", "-lcrypto"]),
+    "floor-many": ("floor_many.c", [], []),
     "origin": ("origin.c", [], []),
 }
 

@@ -1,8 +1,8 @@
 """`make bench-compare BASE=REV`: two revisions against each other, and what got slower beyond the noise.
 
-Rules of this module: both revisions lie in a temporary folder as worktrees of git, each with a C sink of its own, built in the same
-way. Scenarios and micro benchmarks are those of this checkout for both, so what is compared is the product alone. The two take
-turns within one measurement. Slower means: by more than the medians may differ by chance, and by more than a floor of 3 %
+Rules of this module: both revisions lie in a temporary folder as worktrees of git, each with a C sink of its own, built in the
+same way. Scenarios and micro benchmarks are those of this checkout for both, so what is compared is the product alone. The two
+take turns within one measurement. Slower means: by more than the medians may differ by chance, and by more than a floor of 3 %
 (micro benchmarks: 10 %).
 """
 

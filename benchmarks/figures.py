@@ -5,6 +5,7 @@ Rules of this module: a wrong file, a failure and a warm-up have no time. A rati
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,12 +88,14 @@ def against(rows: Mapping[str, Row], tool: str, figure: str = "wall") -> tuple[s
 
 
 def noise(values: Sequence[float]) -> float:
-    """How far apart, as a share of the median, two medians may lie by chance alone: the range between the quartiles, over the
-    root of the number of values."""
-    if len(values) < 2 or not statistics.median(values):
+    """By which share the median may move by chance: twice the range between the quartiles, over the root of the number of
+    values; with less than five values, the whole range. 1.0 where nothing can be said."""
+    if len(values) < 2 or not (middle := statistics.median(values)):
         return 1.0
+    if len(values) < 5:
+        return (max(values) - min(values)) / middle
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
-    return (third - first) / statistics.median(values) / len(values) ** 0.5 * 2
+    return 2 * (third - first) / middle / math.sqrt(len(values))
 
 
 def _row(scenario: str, tool: str, group: Sequence[Run]) -> Row:

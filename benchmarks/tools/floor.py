@@ -1,4 +1,4 @@
-"""The baseline: a bare C client, `benchmarks/floor.c`, which receives and writes and knows nothing else."""
+"""The baseline: a bare C client (`floor.c`, for many files `floor_many.c`) that receives and writes, and nothing else."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ def command(url: str, path: str, connections: int, extra: Extra) -> list[str]:
         raise Unable("it was built without TLS: OpenSSL's headers are missing")
     where = [parts.hostname or "", str(parts.port), parts.path, str(extra.size), str(connections), path]
     return [binary, *where, *([extra.cacert] if extra.cacert else [])]
+
+
+def many(urls: list[str], folder: str, parallel: int, connections: int, extra: Extra) -> list[str]:
+    parts = urlsplit(urls[0])
+    paths = [urlsplit(url).path for url in urls]
+    return [program("floor-many"), parts.hostname or "", str(parts.port), folder, str(parallel), *paths]
