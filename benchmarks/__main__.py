@@ -129,6 +129,7 @@ def measured(
 
     with tempfile.TemporaryDirectory(prefix="downloads-", dir=asked.output) as scratch:
         suite = Suite(present, Path(scratch).resolve(), repetitions, asked.full, asked.size, seed, asked.root.resolve())
+        suite.restrict = not asked.tool
         suite.tell = lambda text: print(text, file=sys.stderr)
         try:
             suite.run(wanted, take)

@@ -67,8 +67,8 @@ def compare_runs(runs: Sequence[Run], base: str = "base", head: str = "head") ->
         of = {tool: list(usable([r for r in runs if r.scenario == scenario and r.tool == tool])) for tool in (base, head)}
         if of[base] and of[head]:
             for name in (*FIGURES, *(("first_request",) if of[base][0].first_request is not None else ())):
-                values = [[getattr(run, name) for run in of[tool]] for tool in (base, head)]
-                changes.append(compare_values(f"{scenario} {name}", *values))
+                before, after = ([getattr(run, name) for run in of[tool]] for tool in (base, head))
+                changes.append(compare_values(f"{scenario} {name}", before, after))
     return changes
 
 

@@ -28,13 +28,13 @@ def make(folder: Path, name: str, size: int) -> Content:
     import numpy
 
     generator = random.Random(name)
-    block = numpy.frombuffer(bytearray(generator.randbytes(BLOCK)), dtype="<u8").copy()
-    numbers = block[:: PAGE // 8]
+    block = bytearray(generator.randbytes(BLOCK))
+    numbers = numpy.frombuffer(block, dtype="<u8")[:: PAGE // 8]
     digest = hashlib.sha256()
     with open(folder / name, "wb") as file:
         for at in range(0, size, BLOCK):
             numbers[:] = numpy.arange(at // PAGE, (at + BLOCK) // PAGE, dtype="<u8")
-            data = memoryview(block).cast("B")[: min(BLOCK, size - at)]
+            data = memoryview(block)[: min(BLOCK, size - at)]
             digest.update(data)
             file.write(data)
     return Content(name, size, digest.hexdigest())

@@ -1,6 +1,7 @@
 """`make bench-tools`: brings the rivals.
 
-Rules of this module: pip installs beside this Python, apt only for root on Debian and its relatives. It says what it could not
+Rules of this module: pip installs beside this Python, apt only for root on Debian and its relatives, and what is there already
+is left as it is. It says what it could not
 do; a rival that is not there is reported as missing by the suite.
 """
 
@@ -25,7 +26,7 @@ def main() -> int:
             failed.append(f"pip: {package}")
     reason = _no_apt()
     for package in APT:
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
+        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "--no-upgrade", package]
         if reason or subprocess.run(command).returncode:
             failed += [f"apt: {package}{f' ({reason})' if reason else ''}"]
     for line in failed:

@@ -100,11 +100,9 @@ def with_pypdl(pairs: list[tuple[str, str]], parallel: int, connections: int, ca
     from pypdl import Pypdl
 
     for url, path in pairs:
-        loader = Pypdl()
-        loader.start(
+        Pypdl().start(
             url=url, file_path=path, segments=connections, multisegment=True, display=False, block=True, overwrite=False
         )
-        loader.shutdown()
 
 
 def with_fastidm(pairs: list[tuple[str, str]], parallel: int, connections: int, cacert: str) -> None:

@@ -115,13 +115,18 @@ def command_for(
         scenario.http2,
         sum(file.size for file in files),
     )
+    connections = scenario.connections
+    if getattr(tool, "baseline", False):
+        if not scenario.floor:
+            raise Unable("it knows of no trouble")
+        connections = scenario.granted or connections
     if scenario.kind == "many":
         if not hasattr(tool, "many"):
             raise Unable("one file at a time")
         urls = [origin.url_of(file.name) for file in files]
-        made: list[str] = tool.many(urls, str(folder), scenario.parallel, scenario.connections, extra)
+        made: list[str] = tool.many(urls, str(folder), scenario.parallel, connections, extra)
     else:
-        made = tool.command(origin.url_of(files[0].name), str(folder / files[0].name), scenario.connections, extra)
+        made = tool.command(origin.url_of(files[0].name), str(folder / files[0].name), connections, extra)
     return made
 
 
@@ -165,6 +170,8 @@ def run_once(
         return
     run.failure = content.differs(folder, files)
     run.correct = not run.failure
+    if run.failure:
+        run.details["words"] = last.words[-300:]
 
 
 def _half(origin: Origin, run: Run) -> Callable[[], bool]:

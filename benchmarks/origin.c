@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -374,6 +375,7 @@ int main(int argc, char **argv)
         if (!known)
             return fprintf(stderr, "origin: what is %s?\n", argv[i]), 2;
     }
+    signal(SIGPIPE, SIG_IGN); /* sendfile to a client that has gone */
     int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;

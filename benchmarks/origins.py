@@ -75,6 +75,8 @@ class Throttled:
             connection.request("GET", path)
             told: dict[str, Any] = json.loads(connection.getresponse().read())
             return told
+        except OSError as error:
+            raise Missing("the throttled server has ended") from error
         finally:
             connection.close()
 

@@ -20,6 +20,7 @@ from benchmarks import content, machine, measure
 from benchmarks.content import Content
 from benchmarks.model import MIB, Origin, Run, Scenario, Site
 from benchmarks.origins import Missing
+from benchmarks.tools import FASTIDM, is_ours
 
 MEMORY = Path("/dev/shm")
 
@@ -38,7 +39,7 @@ class Suite:
     root: Path = measure.ROOT
     """The checkout whose fastidm is measured."""
     restrict: bool = True
-    """Whether a scenario's own choice of tools counts."""
+    """Whether a scenario's own choice of tools counts; False where the user has chosen."""
     tell: Callable[[str], None] = lambda text: None
 
     def run(self, scenarios: Iterable[Scenario], take: Callable[[Run], None]) -> None:
@@ -54,7 +55,7 @@ class Suite:
         served = measure.emptied(self.scratch / "served")
         sizes = scenario.sizes(total)
         self.tell(f"{scenario.name}: {scenario.title}, {sum(sizes) / MIB:g} MiB")
-        names = [name for name in self.tools if not self.restrict or not scenario.tools or name in scenario.tools]
+        names = [name for name in self.tools if not self.restrict or makes_sense(scenario, name)]
         folder = self.scratch / "out"
         memory = None
         try:
@@ -107,6 +108,13 @@ class Suite:
     def _run(self, scenario: Scenario, name: str, repetition: int, size: int) -> Run:
         ideal = scenario.ideal(size, scenario.connections) if scenario.ideal else None
         return Run(scenario.name, name, self.tools[name].label, repetition, size, ideal=ideal)
+
+
+def makes_sense(scenario: Scenario, name: str) -> bool:
+    """Whether the tool `name` has something to show in `scenario`."""
+    if scenario.tools:
+        return name in scenario.tools
+    return name == FASTIDM or not is_ours(name) or name in scenario.variants
 
 
 def _in_memory(size: int) -> Path:

@@ -187,8 +187,8 @@ def test_every_claim_names_a_scenario_and_tools_that_exist() -> None:
         assert claim.scenario in all_scenarios() and claim.tool in TOOLS
         assert claim.other in special or claim.other in TOOLS
         assert claim.other_scenario in ("", *all_scenarios())
-        allowed = all_scenarios()[claim.scenario].tools
-        assert not allowed or claim.tool in allowed
+        assert suite.makes_sense(all_scenarios()[claim.scenario], claim.tool)
+        assert claim.other in special or suite.makes_sense(all_scenarios()[claim.other_scenario or claim.scenario], claim.other)
 
 
 # Tools and scenarios
@@ -222,7 +222,7 @@ def test_tools_are_ours_or_peers_or_the_floor() -> None:
 
 def test_a_scenario_names_tools_that_exist() -> None:
     for scenario in all_scenarios().values():
-        assert set(scenario.tools) <= set(TOOLS)
+        assert {*scenario.tools, *scenario.variants} <= set(TOOLS)
         assert all(size > 0 for size in scenario.sizes(scenario.quick))
 
 
@@ -292,6 +292,28 @@ def test_a_single_connection_is_run_once_on_a_throttled_server(tmp_path: Path, m
         (0, MIB, 1.0),
         *((n, 2 * MIB, 2.0) for n in (1, 2, 3)),
     ]
+
+
+def test_variants_of_ours_run_only_where_they_show_something() -> None:
+    plain, capped, wide = (all_scenarios()[name] for name in ("plain", "capped", "wide"))
+    assert suite.makes_sense(plain, "fastidm_mmap") and not suite.makes_sense(capped, "fastidm_mmap")
+    assert suite.makes_sense(capped, "fastidm") and suite.makes_sense(capped, "curl")
+    assert suite.makes_sense(wide, "fastidm") and not suite.makes_sense(wide, "curl")
+
+
+def test_the_baseline_opens_no_more_connections_than_are_granted(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def command(url: str, path: str, connections: int, extra: Extra) -> list[str]:
+        asked.append(connections)
+        raise Unable("not today")
+
+    files = [content.Content("a.bin", MIB, "")]
+    scenario = Scenario("s", "S", "", MIB, MIB, lambda site: FakeOrigin(), granted=4)
+    for one in (tool("floor", command=command, baseline=True), tool("peer", command=command)):
+        with pytest.raises(Unable):
+            measure.command_for(one, scenario, FakeOrigin(), files, tmp_path)
+    assert asked == [4, 16]
 
 
 def test_a_tool_that_failed_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

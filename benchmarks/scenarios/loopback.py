@@ -13,8 +13,9 @@ SCENARIOS = (
         "Plain HTTP, nothing throttled",
         "One file from nginx over loopback. Shows the processor time that a byte costs; no network is so fast.",
         size=GIB,
-        quick=512 * MIB,
+        quick=256 * MIB,
         origin=nginx,
+        variants=("fastidm_mmap", "fastidm_pwrite", "fastidm_pure", "fastidm_synced", "fastidm_api"),
     ),
     Scenario(
         "plain_tmpfs",
@@ -29,10 +30,11 @@ SCENARIOS = (
     Scenario(
         "tls",
         "TLS, nothing throttled",
-        "One file from nginx over TLS and HTTP/1.1, with a certificate that each tool verifies.",
+        "One file from nginx over TLS and HTTP/1.1, with a certificate that each tool (but axel) verifies.",
         size=GIB,
         quick=256 * MIB,
         origin=partial(nginx, tls=True),
+        variants=("fastidm_mmap", "fastidm_pwrite", "fastidm_pure", "fastidm_synced"),
     ),
     Scenario(
         "checksum",

@@ -25,13 +25,14 @@ def small(total: int) -> list[int]:
 SCENARIOS = (
     Scenario(
         "small",
-        "2,000 files of 64 KiB",
-        "One command, all URLs. Each tool with 16 files at once where it has a switch for that.",
+        "Small files of 64 KiB",
+        "2,000 of them (quick: 250). One command, all URLs. Each tool with 16 files at once where it has a switch for that.",
         size=2000 * SMALL,
-        quick=500 * SMALL,
+        quick=250 * SMALL,
         origin=nginx,
         kind="many",
         sizes=small,
+        variants=("fastidm_api",),
     ),
     Scenario(
         "mixed",
@@ -52,6 +53,7 @@ SCENARIOS = (
         origin=nginx,
         kind="many",
         sizes=hundred,
+        variants=("fastidm_api",),
         connections=4,
         parallel=100,
     ),

@@ -14,6 +14,7 @@ SCENARIOS = (
         quick=64 * KIB,
         origin=throttled,
         figure="first_request",
+        variants=("fastidm_api",),
         extra_repetitions=10,
     ),
 )

@@ -17,8 +17,9 @@ def command(url: str, path: str, connections: int, extra: Extra) -> list[str]:
     if extra.checksum:
         raise Unable("it verifies no checksum")
     chunk = max(1 << 20, -(-extra.size // connections))
-    flags = ["-c"] if extra.resume else [f"--chunk-size={chunk}"]
-    flags += [] if extra.http2 else ["--no-http2"]
+    flags = ["--no-http2", *(["-c"] if extra.resume else [f"--chunk-size={chunk}"])]
+    if extra.http2:
+        flags = []  # with chunks it fetches everything twice
     return [*base(connections, extra), *flags, "-O", path, url]
 
 
