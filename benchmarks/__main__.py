@@ -147,7 +147,8 @@ def told(run: Run) -> str:
     """One line about one run."""
     what = f"{run.tool:<15} {'warm-up' if run.warmup else run.repetition:>7}  "
     if run.unable or run.failure:
-        return what + (f"not run: {run.unable}" if run.unable else f"FAILED: {run.failure}")
+        words = str(run.details.get("words", "")).strip().splitlines()[-1:]
+        return what + (f"not run: {run.unable}" if run.unable else f"FAILED: {run.failure} {' '.join(words)}")
     return what + f"{run.wall:7.3f} s  CPU {run.cpu:6.3f} s  {run.rss >> 20:4} MiB  sent {run.sent_ratio:.3f}"
 
 

@@ -18,6 +18,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -26,6 +27,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -41,6 +43,7 @@ struct ack {
 
 struct connection {
     int fd, number, control, answering, writable, file, answered;
+    int active;               /* whether it is one of the requests that `limit` counts */
     long long begin;          /* when the answer may begin, ns */
     long long at, stop;       /* of the file */
     long long body, collapses, resets;
@@ -101,8 +104,7 @@ static void drop(struct connection *c, int rst)
     }
     if (!c->control && c->number)
         acknowledged += acked(c->fd);
-    if (c->answering && !c->control)
-        active--;
+    active -= c->active;
     if (c->file >= 0)
         close(c->file);
     close(c->fd);
@@ -123,6 +125,22 @@ static void watch(struct connection *c, int writable)
 }
 
 static int ticking(void) { return OPTION(RTT) || OPTION(LINK); }
+
+/* The answer is with the client, as far as `limit` is concerned: what waits in the socket's buffer is still being sent. */
+static int finish(struct connection *c)
+{
+    int waiting = 0;
+    if (c->active && OPTION(LIMIT) && !ioctl(c->fd, SIOCOUTQ, &waiting) && waiting)
+        return 0;
+    active -= c->active;
+    c->active = c->answering = 0;
+    if (c->file >= 0)
+        close(c->file);
+    c->file = -1;
+    return 1;
+}
+
+static int sent_all(const struct connection *c) { return c->at >= c->stop && c->out_at == c->out; }
 
 /* Send what may be sent, at most `most` bytes of body. Returns the bytes of body, or -1 when the connection is gone. */
 static long long feed(struct connection *c, long long most, long long t)
@@ -176,14 +194,8 @@ static long long feed(struct connection *c, long long most, long long t)
             return drop(c, 1), -1;
         }
     }
-    if (c->at >= c->stop && c->out_at == c->out) {
-        if (!c->control)
-            active--;
-        c->answering = 0;
-        if (c->file >= 0)
-            close(c->file);
-        c->file = -1;
-    }
+    if (sent_all(c))
+        finish(c);
     return sent;
 }
 
@@ -245,14 +257,14 @@ static int answer(struct connection *c, long long t)
     }
     if (!c->number)
         begin_connection(c);
-    requests++, active++;
+    requests++, active++, c->active = 1;
     if (!first_request)
         first_request = t;
     if (OPTION(RTT))
         c->begin = t + OPTION(RTT) * 1000 * (c->answered ? 1 : 2);
     c->answered = 1;
     if (OPTION(LIMIT) && active > OPTION(LIMIT)) {
-        refused++;
+        refused++, active--, c->active = 0;
         if (OPTION(RST))
             return drop(c, 1), -1;
         c->out = snprintf(c->head, sizeof c->head, "HTTP/1.1 503 Busy\r\nContent-Length: 5\r\n\r\nbusy\n");
@@ -312,6 +324,11 @@ static int hear(struct connection *c, long long t)
     char *end = strstr(c->request, "\r\n\r\n");
     if (!end)
         return c->in < HEAD - 1 ? 0 : (drop(c, 0), -1);
+    if (c->answering && sent_all(c)) {
+        active -= c->active; /* who asks again has got it all */
+        c->active = 0;
+        finish(c);
+    }
     if (c->answering)
         return 0; /* pipelined: nobody does that here */
     if (answer(c, t) < 0)
@@ -325,12 +342,17 @@ static void serve(struct connection *c, long long t)
     if (!c->answering || ticking())
         return;
     if (feed(c, TURN, t) >= 0)
-        watch(c, c->answering);
+        watch(c, c->answering && !sent_all(c));
 }
 
-/* Every millisecond, where there is a round trip or a common link. */
+/* Every millisecond, where there is a limit, a round trip or a common link. */
 static void tick(long long t)
 {
+    for (int i = 0; OPTION(LIMIT) && i < count; i++)
+        if (all[i]->active && sent_all(all[i]))
+            finish(all[i]);
+    if (!ticking())
+        return;
     for (int i = 0; i < count; i++) {
         struct connection *c = all[i];
         while (c->held_acks && c->acks[c->first_ack].at <= t) {
@@ -375,11 +397,14 @@ int main(int argc, char **argv)
         if (!known)
             return fprintf(stderr, "origin: what is %s?\n", argv[i]), 2;
     }
+    int segment = SEGMENT;
     signal(SIGPIPE, SIG_IGN); /* sendfile to a client that has gone */
     int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (OPTION(RATE)) /* the kernel paces from the eleventh packet on, and loopback's packets have 64 KiB */
+        setsockopt(listener, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
     if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 1024) ||
         getsockname(listener, (struct sockaddr *)&address, &length))
         return perror("origin"), 1;
@@ -392,7 +417,7 @@ int main(int argc, char **argv)
     fflush(stdout);
     for (;;) {
         struct epoll_event events[64];
-        int busy = ticking() && active > 0;
+        int busy = (ticking() || OPTION(LIMIT)) && active > 0;
         int n = epoll_wait(poll_fd, events, 64, busy ? 1 : -1);
         long long t = now();
         for (int i = 0; i < n; i++) {
@@ -424,7 +449,7 @@ int main(int argc, char **argv)
                     serve(c, t);
             }
         }
-        if (ticking())
+        if (ticking() || OPTION(LIMIT))
             tick(t);
     }
 }

@@ -31,6 +31,7 @@ SCENARIOS = (
         quick=96 * MIB,
         origin=partial(throttled, rate=FAST, slow_every=EVERY, slow=SLOW),
         ideal=partial(ideals.uneven, rate=FAST, slow=SLOW, every=EVERY),
+        floor=False,
     ),
     Scenario(
         "collapsing",
@@ -40,5 +41,6 @@ SCENARIOS = (
         quick=160 * MIB,
         origin=partial(throttled, rate=FAST, collapse=NUMBER, collapse_after=AFTER, collapse_rate=REST),
         ideal=partial(ideals.collapsing, rate=FAST, after=AFTER, rest=REST),
+        floor=False,
     ),
 )
