@@ -15,9 +15,9 @@ def version() -> str | None:
 
 
 def command(url: str, path: str, connections: int, extra: Extra) -> list[str]:
-    if extra.http2:
-        raise Unable("no HTTP/2")
+    if extra.http2 or extra.resume:
+        raise Unable("no HTTP/2" if extra.http2 else "after SIGKILL it begins anew, under another name")
     folder, name = os.path.split(path)
     trust = [ENV, f"SSL_CERT_FILE={extra.cacert}"] if extra.cacert else []
     check = ["--sha256", extra.checksum] if extra.checksum else []
-    return [*trust, where("mox"), "-c", str(connections), "--no-history", "--no-sound", *check, "-d", folder, "-o", name, url]
+    return [*trust, where("mox"), "-c", str(connections), "--no-sound", "--no-history", *check, "-d", folder, "-o", name, url]
