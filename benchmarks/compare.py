@@ -78,7 +78,7 @@ def compare_micro(base: Sequence[Mapping[str, Any]], head: Sequence[Mapping[str,
     apart = [_best_medians(rounds, max) for rounds in (base, head)]
     changes = []
     for name in best[0].keys() & best[1].keys():
-        noise = max(apart[n][name] / best[n][name] - 1 for n in (0, 1))
+        noise = sum(apart[n][name] / best[n][name] - 1 for n in (0, 1))
         changes.append(Change(name, best[0][name], best[1][name], max(MICRO_FLOOR, noise)))
     return sorted(changes)
 
@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
             runs: list[Run] = []
             suite.run((all_scenarios()[one] for one in asked.scenario), runs.append)
             rounds: dict[str, list[dict[str, Any]]] = {"base": [], "head": []}
-            for turn in range(0 if asked.no_micro else 2):
+            for turn in range(0 if asked.no_micro else 3):
                 for which, root in (("base", base), ("head", head)):
                     rounds[which].append(_micro(root, folder / f"{which}{turn}.json"))
     changes = compare_runs(runs) + compare_micro(rounds["base"], rounds["head"])

@@ -103,6 +103,8 @@ class Scenario:
     """Connections that the server grants, where it is fewer than are asked for: the baseline opens no more."""
     floor: bool = True
     """Whether the baseline, which knows of no trouble, can get through."""
+    fixed: bool = False
+    """Whether the size is part of the question, so that nobody may change it."""
     extra_repetitions: int = 0
 
 

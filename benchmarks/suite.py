@@ -49,9 +49,9 @@ class Suite:
             self._scenario(scenario, take, chance)
 
     def _scenario(self, scenario: Scenario, take: Callable[[Run], None], chance: random.Random) -> None:
-        total = self.size or (scenario.size if self.full else scenario.quick)
-        if scenario.name == "cold":
-            total = scenario.size
+        total = scenario.size if self.full or scenario.fixed else scenario.quick
+        if self.size and not scenario.fixed:
+            total = self.size
         served = measure.emptied(self.scratch / "served")
         sizes = scenario.sizes(total)
         self.tell(f"{scenario.name}: {scenario.title}, {sum(sizes) / MIB:g} MiB")

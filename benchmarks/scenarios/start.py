@@ -14,6 +14,7 @@ SCENARIOS = (
         quick=64 * KIB,
         origin=throttled,
         figure="first_request",
+        fixed=True,
         variants=("fastidm_api",),
         extra_repetitions=10,
     ),
