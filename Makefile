@@ -45,7 +45,7 @@ asan: $(call STAMP,test) ## run the tests of the C sink under AddressSanitizer a
 	LD_PRELOAD=$$library PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:handle_sigbus=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$$python -m pytest -p no:cacheprovider tests/storage/test_sink*.py
 
-bench: $(call STAMP,bench) ## compare with other tools on this machine, and write a report, in about 5 minutes
+bench: $(call STAMP,bench) ## compare with other tools on this machine, and write a report, in about 6 minutes
 	@$(RUN) -m benchmarks --quick
 
 bench-full: $(call STAMP,bench) ## the same with large files, 9 repetitions and every tool that is installed, in hours
