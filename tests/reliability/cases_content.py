@@ -65,7 +65,7 @@ HEADS = (
 )  # fmt: skip
 
 ELSEWHERE = (Run(17, "N"),)
-SLOW = "size=8M&slow=1&crawl=4M"
+SLOW = "size=8M&rate=8M"
 """The first connection is not done before others have come."""
 
 REDIRECTS = (
@@ -83,7 +83,7 @@ REDIRECTS = (
     Case("H34", "a link that expires with 401", f"signed/a.bin?{SLOW}&uses=3&status=401", requests=60, sent=1.1),
     Case("H34", "a link that expires for good", f"signed/a.bin?{SLOW}&uses=3&dead=1", (Run(18, "P", says="-o"), GOES_ON)),
     Case("H34", "a URL that expires itself", f"signed/a.bin?{SLOW}&uses=3&sticks=1", (Run(18, "P", says="-o"), GOES_ON)),
-    Case("H38", "404 for one segment", "silent/a.bin?size=8M&status=404&beyond=4M&slow=1&crawl=4M", (Run(8, "P"),)),
+    Case("H38", "404 for one segment", "silent/a.bin?size=8M&status=404&beyond=4M&rate=8M", (Run(8, "P"),)),
 )
 
 NAMES = (

@@ -63,7 +63,7 @@ def test_a_redirect_to_a_private_address_is_followed(faults: FaultServer, folder
 @pytest.mark.row("H34")
 def test_a_new_link_to_the_same_name_goes_on_where_the_expired_one_stopped(faults: FaultServer, folder: Path) -> None:
     faults.books["H34-link"] = Book()
-    link = faults.url + "/H34-link/signed/a.bin?size=8M&etag=%22a%22&uses=3&sticks=1&slow=1&crawl=4M"
+    link = faults.url + "/H34-link/signed/a.bin?size=8M&etag=%22a%22&uses=3&sticks=1&rate=8M"
     failed = run("--json", "-o", "b.bin", link, cwd=folder)
     assert failed.code == 18 and "-o" in failed.complaint
     faults.books["H34-link"].phase = 2
