@@ -22,8 +22,9 @@ from fastidm.running import RunningTask
 
 MAX_DOWNLOADS = 3
 """Tasks that run at the same time, unless the caller says otherwise."""
-TASK_FILES = 3
-"""Descriptors that a task needs beside its connections: part file, journal, and for a moment its folder."""
+TASK_FILES = 5
+"""Descriptors that a task needs beside its connections: part file and journal, each once for its lock and once for its bytes,
+and for a moment its folder."""
 
 
 class DownloadTask:

@@ -312,7 +312,13 @@ class RunningTask:
 
     def _broken_seam(self) -> int | None:
         table, target = self.machine.table, self._target
-        return None if table is None or target is None else self._seams.broken(target.fd, table.holds)
+        if table is None or target is None:
+            return None
+        try:
+            return self._seams.broken(target.fd, table.holds)
+        except OSError as error:
+            self.machine.fail(storage_error(error, self.path or ""))
+            return None
 
     def _finish(self, action: Finish) -> None:
         target = self._target
@@ -332,7 +338,7 @@ class RunningTask:
     def _close(self, action: Close) -> None:
         if self._disk_busy:
             self._after_disk.append(partial(self._close, action))
-        elif self._target is not None and self._kept is not None:
+        elif self._target is not None and self._kept is not None and self._target.has_journal:
             rows, self._kept = self._kept, None
             self._on_disk(self.machine.phase, partial(self._go_back, rows), lambda *_: self._close(action))
         elif self._target is not None:

@@ -7,13 +7,14 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from tests.support.oddserver import Habit, OddServer
 from tests.support.servers import CA, Caddy, Nginx, wait_until
 
 # No deadline for one example: on a busy machine it would measure the neighbours. On CI the same examples every time.
@@ -142,3 +143,18 @@ def pure_and_c(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.delenv("FASTIDM_PURE", raising=False)
     return Sink
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder for the command to run in; nothing else is ever put there."""
+    made = tmp_path / "here"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def odd() -> Iterator[Callable[[Habit], OddServer]]:
+    """`server = odd(habit)`: a server that is stopped when the test ends."""
+    with ExitStack() as stack:
+        yield lambda habit: stack.enter_context(OddServer(habit))

@@ -21,7 +21,7 @@ from fastidm.core.segments import UNKNOWN, SegmentTable
 
 OVERLAP = 4096
 """Bytes that are fetched again and compared, to prove that the content is the same: before a resumed segment's position, and at
-every seam between two segments, by whichever connection comes to it second."""
+every seam between two segments, as soon as both sides are there."""
 SEAM_SECONDS = 1.0
 """How long a connection whose segment is full is left to the comparison of the seam."""
 
@@ -288,7 +288,7 @@ class Connections:
         return min(table.stop(row) + OVERLAP, table.size) - 1
 
     def _crossing(self, connection: Connection, now: float) -> bool:
-        """Whether it has filled its segment and is now comparing the seam to the next one."""
+        """Whether it has filled its segment and is now bringing the seam to the next one; notes when that began."""
         table, row = self._table(), connection.row
         if row is None or table.remaining(row) or not self.ranges or table.stop(row) == table.size:
             return False

@@ -17,16 +17,13 @@ from collections.abc import Callable
 from functools import partial
 from threading import RLock, Thread
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pycurl
 
 from fastidm.core.response import Head
 from fastidm.net.setup import configure
 from fastidm.options import Options
-
-if TYPE_CHECKING:
-    from fastidm.core.response import Head as Head
 
 PAUSE = 0x10000001
 """CURL_WRITEFUNC_PAUSE."""

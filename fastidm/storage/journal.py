@@ -29,6 +29,7 @@ from fastidm.storage.pages import (
     LIVE_SIZE,
     MOUNT,
     PAGE,
+    ROW,
     SLOTS,
     TABLE_BYTES,
     UNARMED,
@@ -48,7 +49,6 @@ from fastidm.storage.pages import Identity as Identity
 from fastidm.storage.pages import JournalDamaged as JournalDamaged
 from fastidm.storage.pages import hash_url as hash_url
 
-_ROW = struct.Struct("=4q")
 _NO_SLOT = Slot(0, 0, [])
 _NO_MAPS = frozenset({errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 
@@ -209,7 +209,7 @@ class Journal:
         each = range(0, len(old), ROW_BYTES)
         used = [at for at in each if any(old[at : at + ROW_BYTES])]
         free = [at for at in each if at not in set(used)]
-        new = [row for row in _ROW.iter_unpack(rows) if any(row)]
+        new = [row for row in ROW.iter_unpack(rows) if any(row)]
         if len(new) > len(free):
             return False
         self._live[EPOCH] = struct.pack(">Q", self._epoch)

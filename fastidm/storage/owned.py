@@ -120,7 +120,7 @@ def close(fd: int) -> None:
     """Close and unlock."""
     _held.pop(fd, None)
     try:
-        fcntl.flock(fd, fcntl.LOCK_UN)  # by hand: a map that still exists holds a duplicate of the descriptor and the lock
+        fcntl.flock(fd, fcntl.LOCK_UN)  # by hand: without /proc a map that still exists holds the lock, see `without_lock`
     finally:
         os.close(fd)
 

@@ -25,7 +25,8 @@ LIVE, SLOTS = 1, (3, 4)
 LIVE_SIZE = 2 * PAGE
 JOURNAL_SIZE = 5 * PAGE
 
-_ROW = struct.Struct("=4q")
+ROW = struct.Struct("=4q")
+"""One row of the live table, see `core.segments`."""
 _CLAIM = struct.Struct("=2q")
 # Outside the rows all is msgpack, so big-endian; every number has its widest encoding, so that offsets are constant.
 _LIVE = struct.Struct(">BBB16sBQBQBH")  # array of 4: boot id (bin 8), mount id, epoch (uint 64), rows (bin 16)
@@ -36,9 +37,9 @@ LIVE_HEAD = _LIVE.size
 BOOT, MOUNT, EPOCH = slice(3, 19), slice(20, 28), slice(29, 37)
 """Where these values are within the live page."""
 
-ROWS = (LIVE_SIZE - _LIVE.size) // _ROW.size
+ROWS = (LIVE_SIZE - _LIVE.size) // ROW.size
 """Rows of the live table, and claims of a slot."""
-TABLE_BYTES = ROWS * _ROW.size
+TABLE_BYTES = ROWS * ROW.size
 _CLAIM_BYTES = ROWS * _CLAIM.size
 assert _LIVE.size % 8 == 0
 assert _SLOT.size + _CLAIM_BYTES + _SLOT_CRC.size <= PAGE
@@ -105,10 +106,10 @@ def claims_of(rows: bytes, total: int) -> Claims:
     either, as one of them is wrong about its bounds (an edit was cut short, or a bit flipped), unless both claim it: they
     are not wrong together.
     """
-    rows = rows[: -(-len(rows.rstrip(b"\0")) // _ROW.size) * _ROW.size]
+    rows = rows[: -(-len(rows.rstrip(b"\0")) // ROW.size) * ROW.size]
     segments = sorted(
         (start, stop, max(start, min(position, ~check)))
-        for start, stop, position, check in _ROW.iter_unpack(rows)
+        for start, stop, position, check in ROW.iter_unpack(rows)
         if 0 <= start < stop <= total and min(position, ~check) <= stop
     )
     reach, disjoint = 0, True

@@ -7,14 +7,12 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.reliability import rows_local, rows_network
 from tests.reliability.faultserver import FaultServer
-from tests.support.oddserver import Habit, OddServer
 
 ROWS = {row.id: row for row in (*rows_network.ROWS, *rows_local.ROWS)}
 CLONE_NEWNS = 0x00020000
@@ -36,21 +34,6 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultServer]:
     """The fault server with its TLS ports, for the whole run."""
     with FaultServer(tmp_path_factory.mktemp("faults")) as server:
         yield server
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An empty folder for the command to run in; nothing else is ever put there."""
-    made = tmp_path / "here"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def odd() -> Iterator[Callable[[Habit], OddServer]]:
-    """`server = odd(habit)`: a server that is stopped when the test ends."""
-    with ExitStack() as stack:
-        yield lambda habit: stack.enter_context(OddServer(habit))
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from tests.support.oddserver import Habit, OddServer
 from tests.support.servers import Caddy, Nginx, Server
 
 ERRORS = """
@@ -23,21 +20,6 @@ ERRORS = """
 """
 
 USER = "ann:s3cret"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An empty folder for the command to run in; nothing else is ever put there."""
-    made = tmp_path / "here"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def odd() -> Iterator[Callable[[Habit], OddServer]]:
-    """`server = odd(habit)`: a server that is stopped when the test ends."""
-    with ExitStack() as stack:
-        yield lambda habit: stack.enter_context(OddServer(habit))
 
 
 @pytest.fixture(scope="session")
