@@ -18,13 +18,16 @@ from fastidm.core.hosts import Hosts
 from fastidm.events import Event
 from fastidm.net.transfers import Transfers
 from fastidm.options import Options
-from fastidm.running import RunningTask
+from fastidm.running import RunningTask, Shared
 
 if TYPE_CHECKING:
     from fastidm.storage.sink import PureSink
 
 TICK = 0.05
 """Seconds between two looks at speeds, stalls and splits."""
+TICK_PER_TASK = 0.0025
+"""Seconds between two looks for each task that runs: with more than twenty the looks become rarer, so that a thousand tasks
+cost no more."""
 GRACE = 0.5
 """Seconds that a stopping engine waits for the disk; the journal's live page is enough to go on with."""
 NAP = 5.0
@@ -55,24 +58,28 @@ class Engine:
 
     def __init__(self, sockets: int) -> None:
         self._dirty: list[PureSink] = []
+        self._wanting: list[RunningTask] = []
+        self._tasks: dict[RunningTask, None] = {}
+        self._throttled: list[RunningTask] = []
         self._transfers = Transfers(self._settle, sockets)
         self._background = Background(self._transfers.wake)
-        self._hosts = Hosts()
-        self._tasks: list[RunningTask] = []
+        self._shared = Shared(
+            self._transfers, Hosts(), self._background, self._dirty, self._settle, self._wanting, self._tasks.pop
+        )
         self._stop_at = float("inf")
         self._calls: deque[Callable[[], None]] = deque()
 
     @property
     def running(self) -> int:
         """Tasks that have not ended."""
-        return sum(1 for task in self._tasks if not task.ended)
+        return len(self._tasks)
 
     def add(self, url: str, options: Options, observer: Callable[[Event], None]) -> RunningTask:
         """Take a task in; the loop starts it. In the engine's thread only."""
-        task = RunningTask(
-            url, options, self._transfers, self._hosts, self._background, self._dirty, self._settle, observer
-        )
-        self._tasks.append(task)
+        task = RunningTask(url, options, self._shared, observer)
+        self._tasks[task] = None
+        if task.throttled:
+            self._throttled.append(task)
         self.call(lambda: task.start(monotonic()))
         return task
 
@@ -85,7 +92,7 @@ class Engine:
         """Stop every task and keep what it has; `run` returns within `GRACE`. In the engine's thread only."""
         now = monotonic()
         self._stop_at = min(self._stop_at, now + GRACE)  # asked twice, it does not wait twice
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.pause(now)
 
     def run(self, idle: Callable[[], bool]) -> None:
@@ -98,16 +105,17 @@ class Engine:
                 self._calls.popleft()()
             self._background.deliver()
             now = monotonic()
-            tick = now >= next_tick
-            if tick:
-                next_tick = now + TICK
+            if now >= next_tick:
+                next_tick = now + max(TICK, TICK_PER_TASK * len(self._tasks))
                 before, asleep = asleep, slept()
                 if asleep - before > NAP:
-                    for task in self._tasks:
+                    for task in list(self._tasks):
                         task.woke(now)
-            for task in self._tasks:
-                task.turn(now, tick)
-            self._tasks = [task for task in self._tasks if not task.ended]
+                for task in list(self._tasks):
+                    task.tick(now)
+                self._throttled = [task for task in self._tasks if task.throttled]
+            while self._wanting:
+                self._wanting.pop().turn(now)
 
     def close(self) -> None:
         """End what is left and give everything back. Idempotent."""
@@ -123,7 +131,7 @@ class Engine:
 
     def _timeout(self, next_tick: float) -> float:
         now = monotonic()
-        waits = [wait for task in self._tasks if (wait := task.throttle(now)) is not None]
+        waits = [wait for task in self._throttled if not task.ended and (wait := task.throttle(now)) is not None]
         return min([next_tick - now, *waits])
 
     def _settle(self) -> None:

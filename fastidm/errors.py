@@ -255,4 +255,6 @@ def _path_of(text: str) -> str:
 
 def printable(text: str) -> str:
     """`text` with everything that could move a terminal's cursor or hide letters escaped."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

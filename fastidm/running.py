@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial, wraps
 from random import random
 from time import monotonic, time
@@ -72,41 +73,46 @@ def contained(method: Method) -> Method:
             method(self, *arguments, **named)
         except FastidmError as error:
             self.machine.fail(error)
+            self._shared.wanting.append(self)
         except Exception as error:
             failure = FastidmError(f"internal error: {type(error).__name__}: {error}", "please report it")
             failure.__cause__ = error
             self.machine.fail(failure)
+            self._shared.wanting.append(self)
 
     return cast(Method, call)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all tasks of an engine share."""
+
+    transfers: Transfers
+    hosts: Hosts
+    background: Background
+    dirty: list[PureSink]
+    """Sinks that have gathered something; `settle` makes them write it out."""
+    settle: Callable[[], None]
+    wanting: list[RunningTask]
+    """Tasks to which something has happened: the engine gives each a `turn`, so that those at rest cost nothing."""
+    ended: Callable[[RunningTask], None]
+    """Called by a task that has ended, before it tells so."""
 
 
 class RunningTask:
     """One task, its machine, its files and its connections.
 
-    Parameters: `url`; `options`; `transfers`, `hosts`, `background`, the engine's; `dirty`, the engine's list of sinks that
-    have gathered something; `settle`, makes them write it out; `observer`, called with every event.
+    Parameters: `url`; `options`; `shared`, the engine's; `observer`, called with every event.
     """
 
-    def __init__(
-        self,
-        url: str,
-        options: Options,
-        transfers: Transfers,
-        hosts: Hosts,
-        background: Background,
-        dirty: list[PureSink],
-        settle: Callable[[], None],
-        observer: Callable[[Event], None],
-    ) -> None:
+    def __init__(self, url: str, options: Options, shared: Shared, observer: Callable[[Event], None]) -> None:
         self.url = url
         self.options = options
-        self.machine = TaskMachine(url, options, random, hosts)
+        self.machine = TaskMachine(url, options, random, shared.hosts)
         self._shown_url = redact(url)
         self._origin = origin(url)
-        self._transfers = transfers
-        self._background = background
-        self._dirty = dirty
-        self._settle = settle
+        self._shared = shared
+        self._transfers = shared.transfers
         self._observer = observer
         self._target: Target | None = None
         self._running: dict[int, Transfer] = {}
@@ -152,12 +158,9 @@ class RunningTask:
         self.perform(now)
 
     @contained
-    def turn(self, now: float, tick: bool) -> None:
-        """One turn of the loop: do what is wished; on a `tick` look around as well."""
-        if tick:
-            self._tick(now)
-        else:
-            self.perform(now)
+    def turn(self, now: float) -> None:
+        """Do what the machine wishes since something has happened."""
+        self.perform(now)
 
     @contained
     def woke(self, now: float) -> None:
@@ -169,7 +172,8 @@ class RunningTask:
         """The engine ends while a disk job is still at work: that job closes the files when it is done."""
         self._abandoned = True
 
-    def _tick(self, now: float) -> None:
+    @contained
+    def tick(self, now: float) -> None:
         """Let the machine look around, draw the progress, make a checkpoint."""
         throttled = now - self._throttled_at < THROTTLE_MEMORY
         self.machine.tick(now, {id: sink.received for id, sink in self._sinks.items()}, throttled)
@@ -184,13 +188,16 @@ class RunningTask:
             self._shown_at = now
             self._tell_progress()
 
+    @property
+    def throttled(self) -> bool:
+        """Whether a rate limit or the disk may hold it back: then `throttle` is to be called."""
+        return self._bucket is not None or self._checkpoints.behind or self._held_back
+
     def throttle(self, now: float) -> float | None:
         """Keep to the rate limit and the disk's pace: pause or go on.
 
-        Returns the seconds until it must be called again, None if nothing holds it back.
+        Returns the seconds until it must be called again, None if nothing holds it back now.
         """
-        if self._bucket is None and not self._checkpoints.behind and not self._held_back:
-            return None
         wait = BEHIND_SECONDS if self._checkpoints.behind else 0.0
         if self._bucket is not None:
             received = self._taken + sum(sink.received for sink in self._sinks.values())
@@ -245,7 +252,7 @@ class RunningTask:
         sink.arm(action.row, action.cursor, action.seam)
         transfer.receive_into(sink)
         transfer.go_on()
-        self._settle()
+        self._shared.settle()
 
     def _cancel(self, action: Cancel) -> None:
         transfer = self._running.pop(action.connection, None)
@@ -357,6 +364,7 @@ class RunningTask:
     @contained
     def _head(self, id: int, head: Head) -> None:
         """The head of an answer is complete. Called by libcurl: what the machine wishes is done later."""
+        self._shared.wanting.append(self)
         place = self.machine.head(id, head, monotonic(), time())
         if isinstance(place, Arm):
             self._sinks[id].arm(place.row, place.cursor, place.seam)
@@ -364,6 +372,7 @@ class RunningTask:
     @contained
     def _end_of(self, id: int, code: int, message: str) -> None:
         now = monotonic()
+        self._shared.wanting.append(self)
         self._running.pop(id, None)
         sink = self._sinks.pop(id, None)
         if sink is None:
@@ -401,7 +410,7 @@ class RunningTask:
         if self.machine.phase is not phase:
             return
         self._disk_busy = True
-        self._background.submit(partial(self._work, job), partial(self._worked, done))
+        self._shared.background.submit(partial(self._work, job), partial(self._worked, done))
 
     def _work(self, job: Callable[[], object]) -> object:
         """In the helper thread."""
@@ -443,7 +452,7 @@ class RunningTask:
     def _new_sink(self) -> PureSink:
         target, mode = self._target, self._mode
         assert target is not None and mode is not None
-        return Sink(target.fd, target.table, target.size, self._dirty, **mode.sink_settings())
+        return Sink(target.fd, target.table, target.size, self._shared.dirty, **mode.sink_settings())
 
     def _look_for_part(self) -> Resumed | None:
         """What an earlier run left under the name that is known before the server was asked."""
@@ -494,6 +503,7 @@ class RunningTask:
 
     def _end(self) -> None:
         self.ended = True
+        self._shared.ended(self)
         machine = self.machine
         if machine.phase is Phase.COMPLETED:
             self._tell_progress()

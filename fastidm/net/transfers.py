@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import select
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from threading import RLock, Thread
 from time import monotonic
@@ -122,11 +122,14 @@ class Transfers:
         # not write into a descriptor that belongs to somebody else by then.
         self._wake_lock = RLock()
         self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._woken = False
         self._timer_at: float | None = None
         self._active: dict[pycurl.Curl, Transfer] = {}
         self._idle: list[pycurl.Curl] = []
         self._used: dict[int, int] = {}
         """Local port of a connection -> its descriptor, once it had a request."""
+        self._unnamed: dict[int, None] = {}
+        """Descriptors that libcurl has begun to wait for and whose port nobody has asked for since, in that order."""
         self._failure: BaseException | None = None
 
     def start(
@@ -189,12 +192,9 @@ class Transfers:
     def wake(self) -> None:
         """Make `wait` return soon; after `close`, do nothing. Safe in every thread and in signal handlers."""
         with self._wake_lock:
-            if self._wake_write < 0:
-                return
-            try:
+            if self._wake_write >= 0 and not self._woken:
+                self._woken = True
                 os.write(self._wake_write, b"\0")
-            except BlockingIOError:
-                pass  # as good as awake: the pipe is full of wake-ups
 
     def close(self) -> None:
         """End everything. Idempotent."""
@@ -249,17 +249,11 @@ class Transfers:
 
     def _remember(self, port: int) -> None:
         """A new connection: which descriptor it has. libcurl does not say so in a callback, but its port is there to see."""
-        from socket import socket
-
-        for fd in [key.fd for key in self._selector.get_map().values()]:
-            try:
-                connection = socket(fileno=fd)
-            except OSError:
-                continue  # a pipe, ours or libcurl's
-            name = connection.getsockname()
-            connection.detach()  # it stays open: it is libcurl's
-            if isinstance(name, tuple) and name[1] == port:
-                self._used[port] = fd
+        # Most often the one that has waited longest; all the others only if libcurl never waited for this one to connect.
+        fd = _with_port(port, self._unnamed) or _with_port(port, [key.fd for key in self._selector.get_map().values()])
+        if fd is not None:
+            self._unnamed.pop(fd, None)
+            self._used[port] = fd
 
     def _start_afresh(self, transfer: Transfer) -> None:
         """Nothing was sent yet: the same request, over a connection of its own."""
@@ -282,6 +276,7 @@ class Transfers:
                 self._selector.unregister(fd)
             except (KeyError, ValueError):
                 pass  # never watched
+            self._unnamed.pop(fd, None)
             return
         mask = selectors.EVENT_READ if event & pycurl.POLL_IN else 0
         mask |= selectors.EVENT_WRITE if event & pycurl.POLL_OUT else 0
@@ -289,6 +284,7 @@ class Transfers:
             self._selector.modify(fd, mask)
         except KeyError:
             self._selector.register(fd, mask)
+            self._unnamed[fd] = None
 
     def _set_timer(self, milliseconds: int) -> None:
         self._timer_at = None if milliseconds < 0 else monotonic() + milliseconds / 1000
@@ -304,11 +300,27 @@ class Transfers:
         return call
 
     def _drain(self) -> None:
+        self._woken = False  # first: who wakes from now on is heard the next time, or has left its wish already
         try:
-            while os.read(self._wake_read, 4096):
-                pass
+            os.read(self._wake_read, 4096)
         except BlockingIOError:
             pass
+
+
+def _with_port(port: int, descriptors: Iterable[int]) -> int | None:
+    """Which of the descriptors is a socket with this local port."""
+    from socket import AF_INET, SOCK_STREAM, socket
+
+    for fd in descriptors:
+        try:
+            connection = socket(AF_INET, SOCK_STREAM, 0, fd)  # any kind will do: left out, the kernel would be asked for it
+        except OSError:
+            continue  # a pipe, ours or libcurl's
+        name = connection.getsockname()
+        connection.detach()  # it stays open: it is libcurl's
+        if isinstance(name, tuple) and name[1] == port:
+            return fd
+    return None
 
 
 def _readable(fd: int) -> bool:
