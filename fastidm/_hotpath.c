@@ -71,6 +71,7 @@ typedef struct {
     PyObject *weakrefs;
     PyObject *dirty;   /* the owner's list of sinks that have gathered something */
     Py_buffer table;   /* table.obj is NULL when closed */
+    Py_buffer memory;  /* stands for the file, [0, size); memory.obj is NULL when there is a file */
     Py_ssize_t row;    /* -1: not armed */
     int fd, state, mode, error, busy, cannot_populate;
     int crossing;      /* the row is full, what comes now is kept */
@@ -106,7 +107,7 @@ static long long now_ns(void)
 
 static void set_mode(Sink *s, int mode)
 {
-    s->mode = s->size < 0 ? PWRITE : mode; /* what has no known end cannot be mapped */
+    s->mode = s->size < 0 || s->memory.obj ? PWRITE : mode; /* what has no known end cannot be mapped */
     s->cost_ns = s->cost_bytes = 0;
 }
 
@@ -174,11 +175,15 @@ static int compare(Sink *s, const char *data, Py_ssize_t length, long long at)
 {
     char held[COMPARE_STEP];
     while (length > 0) {
-        Py_ssize_t n = least(length, COMPARE_STEP), got, same = 0;
-        Py_BEGIN_ALLOW_THREADS
-        do got = pread(s->fd, held, (size_t)n, at);
-        while (got < 0 && errno == EINTR);
-        Py_END_ALLOW_THREADS
+        Py_ssize_t n = least(length, COMPARE_STEP), got = n, same = 0;
+        if (s->memory.obj) {
+            memcpy(held, (char *)s->memory.buf + at, (size_t)n);
+        } else {
+            Py_BEGIN_ALLOW_THREADS
+            do got = pread(s->fd, held, (size_t)n, at);
+            while (got < 0 && errno == EINTR);
+            Py_END_ALLOW_THREADS
+        }
         if (got <= 0) return fail(s, got < 0 ? errno : EIO); /* 0: the file is shorter than the row claims */
         if (memcmp(held, data, (size_t)got) != 0) {
             while (held[same] == data[same]) same++;
@@ -196,6 +201,10 @@ static Py_ssize_t write_file(Sink *s, const char *data, Py_ssize_t length, long 
 {
     Py_ssize_t n;
     long long ns;
+    if (s->memory.obj) {
+        memcpy((char *)s->memory.buf + at, data, (size_t)length);
+        return length;
+    }
     Py_BEGIN_ALLOW_THREADS
     ns = now_ns();
     do n = pwrite(s->fd, data, (size_t)length, at);
@@ -461,7 +470,7 @@ static Py_ssize_t take(Sink *s, const char *data, Py_ssize_t length)
         Py_ssize_t n = least(length - taken, s->limit - s->cursor);
         int overlap = s->fill == 0 && s->cursor < s->position;
         Py_ssize_t room = s->gather - (Py_ssize_t)(s->cursor % s->gather);
-        int straight = s->fill == 0 && (s->map || s->mode == MAP || (room == s->gather && n >= room));
+        int straight = s->fill == 0 && (s->map || s->mode == MAP || s->memory.obj || (room == s->gather && n >= room));
         if (overlap) n = least(n, s->position - s->cursor);
         else if (!straight) n = least(n, room);
         s->cursor += n;
@@ -544,6 +553,7 @@ static void release(Sink *s)
     s->kept = 0;
     unmap(s);
     PyBuffer_Release(&s->table);
+    PyBuffer_Release(&s->memory);
     Py_CLEAR(s->dirty);
 }
 
@@ -559,13 +569,13 @@ static PyObject *sink_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 static PyObject *sink_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"fd", "table", "size", "dirty", "gather", "mode", "window", NULL};
-    PyObject *table, *dirty;
+    static char *names[] = {"fd", "table", "size", "dirty", "gather", "mode", "window", "memory", NULL};
+    PyObject *table, *dirty, *memory = Py_None;
     Py_ssize_t gather = GATHER, window = WINDOW, row_size = WORDS * sizeof(int64_t);
     int fd, mode = PWRITE;
     long long size;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iOLO!|$nin:Sink", names, &fd, &table, &size, &PyList_Type, &dirty,
-                                     &gather, &mode, &window))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iOLO!|$ninO:Sink", names, &fd, &table, &size, &PyList_Type, &dirty,
+                                     &gather, &mode, &window, &memory))
         return NULL;
     if (size < -1 || mode < PWRITE || mode > MAP || gather < 1 || gather > LARGEST || window < 1 || window > LARGEST) {
         PyErr_SetString(PyExc_ValueError, "size, gather, mode or window is out of range");
@@ -582,6 +592,15 @@ static PyObject *sink_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     s->gather = gather;
     s->row = -1;
     s->mismatch = -1;
+    if (memory != Py_None && PyObject_GetBuffer(memory, &s->memory, PyBUF_WRITABLE) < 0) {
+        Py_CLEAR(s);
+        return NULL;
+    }
+    if (s->memory.obj && (size < 0 || s->memory.len < size)) {
+        PyErr_SetString(PyExc_ValueError, "the memory is smaller than the file");
+        Py_CLEAR(s);
+        return NULL;
+    }
     set_mode(s, mode);
     if (PyObject_GetBuffer(table, &s->table, PyBUF_WRITABLE) < 0) {
         Py_CLEAR(s);

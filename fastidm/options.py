@@ -194,7 +194,7 @@ def parse_size(text: str) -> int:
 
 def check_url(url: str) -> None:
     """Raise `UsageError` unless `url` is http or https, names a host, and holds nothing that no URL may hold."""
-    if any(c.isspace() for c in url):
+    if url.split() != [url]:
         raise UsageError(f"a URL holds no spaces: {redact(url)}", "write %20 for a space, and quote the URL")
     if not url.isprintable():
         raise UsageError(f"a URL holds no control characters: {redact(url)}")

@@ -26,6 +26,7 @@ from fastidm.core.actions import (
     Finish,
     Notify,
     Open,
+    Place,
     Request,
     Resumed,
     Withdraw,
@@ -47,8 +48,8 @@ from fastidm.storage.errors import storage_error
 from fastidm.storage.iomode import IoMode
 from fastidm.storage.naming import name_from_disposition, name_from_url
 from fastidm.storage.seams import Seams
-from fastidm.storage.sink import FAILED, FULL, Sink
-from fastidm.storage.target import Resumable, Target
+from fastidm.storage.sink import FAILED, FULL, PAUSE, Sink
+from fastidm.storage.target import Resumable, Target, fits_memory
 
 if TYPE_CHECKING:
     from fastidm.storage.sink import PureSink
@@ -83,6 +84,16 @@ def contained(method: Method) -> Method:
     return cast(Method, call)
 
 
+class ProbeSink:
+    """Where the body of a first request goes: nowhere, until `sink` is there."""
+
+    def __init__(self) -> None:
+        self.sink: PureSink | None = None
+
+    def __call__(self, block: Any) -> int | None:
+        return PAUSE if self.sink is None else self.sink(block)
+
+
 @dataclass(frozen=True)
 class Shared:
     """What all tasks of an engine share."""
@@ -115,6 +126,9 @@ class RunningTask:
         self._transfers = shared.transfers
         self._observer = observer
         self._target: Target | None = None
+        self._candidate: Target | None = None
+        """Under the name that the URL gives, if nothing was there."""
+        self._probe_sink = ProbeSink()
         self._running: dict[int, Transfer] = {}
         self._sinks: dict[int, PureSink] = {}
         self._seams = Seams()
@@ -184,6 +198,7 @@ class RunningTask:
             if self._seams and (at := self._broken_seam()) is not None:
                 self.machine.compared(at, now)
             self._checkpoint(now)
+            self._claim()
         if now - self._shown_at >= EVENT_SECONDS and not self.machine.ended_for_good:
             self._shown_at = now
             self._tell_progress()
@@ -228,9 +243,11 @@ class RunningTask:
 
     def _request(self, action: Request) -> None:
         id = action.connection
-        sink = None
+        sink: Callable[[Any], int | None]
         if self.machine.phase is Phase.RECEIVING:
             sink = self._sinks[id] = self._new_sink()
+        else:
+            sink = self._probe_sink = ProbeSink()
         self._running[id] = self._transfers.start(
             self.options,
             action.url,
@@ -270,18 +287,29 @@ class RunningTask:
         try:
             if self._target is None:
                 self._target = self._name(action.head)
-                found = self._target.prepare()
-                if found is not None:
-                    rows = self.machine.resume_after_probe(_resumed(found))
+                if self._target is not self._candidate or self._target.disturbed():
+                    found = self._target.prepare()
+                    if found is not None:
+                        rows = self.machine.resume_after_probe(_resumed(found))
         except (FastidmError, OSError) as error:
             self.machine.fail(storage_error(error, self.path or ""))
             return
         target = self._target
-        if rows is None:
+        if rows is None and fits_memory(action.content.total):
+            self._begin_in_memory(target, action)
+        elif rows is None:
             begin = partial(target.begin, action.content, self.machine.rows_anew())
             self._on_disk(Phase.OPENING, begin, partial(self._opened, anew=True))
         else:
             self._on_disk(Phase.OPENING, partial(target.resume, rows), partial(self._opened, anew=False))
+
+    def _begin_in_memory(self, target: Target, action: Open) -> None:
+        try:
+            target.begin(action.content, self.machine.rows_anew())
+        except (FastidmError, OSError) as error:
+            self._opened(None, error, anew=True)
+        else:
+            self._opened(None, None, anew=True)
 
     def _opened(self, result: object, error: BaseException | None, anew: bool) -> None:
         if self.machine.phase is not Phase.OPENING:
@@ -331,7 +359,8 @@ class RunningTask:
         target = self._target
         assert target is not None
         stop = lambda: self.machine.phase is not Phase.FINISHING  # noqa: E731
-        self._on_disk(Phase.FINISHING, partial(target.finish, action.size, self._checksum, stop), self._finished)
+        job = partial(target.finish, action.size, self._checksum, stop)
+        self._on_disk(Phase.FINISHING, job, self._finished, brief=target.memory is not None and not self.options.sync)
 
     def _finished(self, result: object, error: BaseException | None) -> None:
         if error is None:
@@ -368,6 +397,23 @@ class RunningTask:
         place = self.machine.head(id, head, monotonic(), time())
         if isinstance(place, Arm):
             self._sinks[id].arm(place.row, place.cursor, place.seam)
+        elif place is Place.HOLD:
+            self._begin_at_once(id)
+
+    def _begin_at_once(self, id: int) -> None:
+        """Still called by libcurl. A file that fits into memory can begin without waiting for the disk: then libcurl need not
+        be paused, which would make it copy what it has read already."""
+        actions = self.machine.actions
+        wish = actions[0] if len(actions) == 1 else None
+        if not isinstance(wish, Open) or not fits_memory(wish.content.total):
+            return
+        actions.clear()
+        self._open(wish)
+        arm = actions[0] if actions else None
+        if isinstance(arm, Arm) and arm.connection == id:
+            actions.pop(0)
+            sink = self._sinks[id] = self._probe_sink.sink = self._new_sink()
+            sink.arm(arm.row, arm.cursor, arm.seam)
 
     @contained
     def _end_of(self, id: int, code: int, message: str) -> None:
@@ -398,19 +444,23 @@ class RunningTask:
     # ------------------------------------------------------------------ disk
 
     def _on_disk(
-        self, phase: Phase, job: Callable[[], object], done: Callable[[object, BaseException | None], None]
+        self,
+        phase: Phase,
+        job: Callable[[], object],
+        done: Callable[[object, BaseException | None], None],
+        brief: bool = False,
     ) -> None:
         """Run `job` in a helper thread. One at a time: part file and journal belong to it until it is done.
 
         A job that had to wait is dropped if the task has left `phase` meanwhile: nobody may publish what has failed.
         """
         if self._disk_busy:
-            self._after_disk.append(partial(self._on_disk, phase, job, done))
+            self._after_disk.append(partial(self._on_disk, phase, job, done, brief))
             return
         if self.machine.phase is not phase:
             return
         self._disk_busy = True
-        self._shared.background.submit(partial(self._work, job), partial(self._worked, done))
+        self._shared.background.submit(partial(self._work, job), partial(self._worked, done), brief)
 
     def _work(self, job: Callable[[], object]) -> object:
         """In the helper thread."""
@@ -429,6 +479,16 @@ class RunningTask:
         while self._after_disk and not self._disk_busy:
             self._after_disk.popleft()()
         self.perform(monotonic())
+
+    def _claim(self) -> None:
+        """A small file that has not come within a tick: other processes are to see that it is being downloaded."""
+        target = self._target
+        if target is not None and target.unclaimed and not self._disk_busy:
+            self._on_disk(Phase.RECEIVING, target.claim, self._claimed)
+
+    def _claimed(self, result: object, error: BaseException | None) -> None:
+        if error is not None:
+            self.machine.fail(storage_error(error, self.path or ""))
 
     def _checkpoint(self, now: float) -> None:
         target, table = self._target, self.machine.table
@@ -452,7 +512,9 @@ class RunningTask:
     def _new_sink(self) -> PureSink:
         target, mode = self._target, self._mode
         assert target is not None and mode is not None
-        return Sink(target.fd, target.table, target.size, self._shared.dirty, **mode.sink_settings())
+        return Sink(
+            target.fd, target.table, target.size, self._shared.dirty, memory=target.memory, **mode.sink_settings()
+        )
 
     def _look_for_part(self) -> Resumed | None:
         """What an earlier run left under the name that is known before the server was asked."""
@@ -467,15 +529,18 @@ class RunningTask:
             except ExistsError:
                 return None  # the server may have another name for it
             if found is None:
-                candidate.close()
+                self._candidate = candidate
             else:
                 self._target = candidate
         return None if found is None else _resumed(found)
 
     def _name(self, head: Head) -> Target:
         """The target under the name that the server gives the file, or the URL's."""
-        name = name_from_disposition(head.get("content-disposition") or "") or name_from_url(self.url)
-        return Target(os.path.join(_absolute(self.options.directory), name), self.url, self.options)
+        name = name_from_disposition(head.get("content-disposition") or "")
+        if name is None and self._candidate is not None:
+            return self._candidate
+        path = os.path.join(_absolute(self.options.directory), name or name_from_url(self.url))
+        return Target(path, self.url, self.options)
 
     # ------------------------------------------------------------------ what is told
 

@@ -52,7 +52,7 @@ def test_a_job_that_blocks_holds_up_no_other_and_threads_are_few() -> None:
         loop.turn()
     assert sorted(done) == list(range(3 * MOST))  # type: ignore[type-var]
     assert loop.background.pending == 1
-    mine = [thread for thread in threading.enumerate() if thread.name == "fastidm-disk"]
+    mine = helpers()
     assert len(mine) <= MOST
     gate.set()
     loop.turn()
@@ -71,3 +71,36 @@ def test_closing_waits_for_nobody(jobs: int) -> None:
         loop.background.submit(lambda: gate.wait(SECONDS), lambda result, error: None)
     loop.background.close()
     gate.set()
+
+
+def test_brief_jobs_share_a_thread_until_one_takes_long() -> None:
+    loop = Loop()
+    gate = threading.Event()
+    done: list[object] = []
+
+    def hand_in(number: int) -> None:
+        loop.background.submit(lambda: number, lambda result, error: done.append(result), brief=True)
+
+    for number in range(20):
+        hand_in(number)
+    while len(done) < 20:
+        loop.turn()
+    assert len(helpers()) == 1
+    loop.background.submit(lambda: gate.wait(SECONDS), lambda result, error: done.append("slow"), brief=True)
+    hand_in(20)
+    hand_in(21)
+    while len(done) < 22:
+        threading.Event().wait(0.01)  # as a loop with nothing else to do comes round
+        loop.background.deliver()
+    assert len(helpers()) == 2
+    gate.set()
+    while len(done) < 23:
+        loop.turn()
+    assert done == [*range(22), "slow"]
+    loop.background.close()
+    for thread in helpers():
+        thread.join(SECONDS)
+
+
+def helpers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "fastidm-disk"]

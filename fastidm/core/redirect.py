@@ -6,6 +6,8 @@ than the user allows. Whose secrets go along is `net.setup`'s business.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from fastidm.errors import RedirectError
 
 
@@ -39,6 +41,7 @@ def follow(url: str, location: str, hops: int, most: int, *, downgrade: bool = F
     return there
 
 
+@lru_cache(maxsize=64)  # it is asked several times for each request, and most requests go to a few URLs
 def origin(url: str) -> str:
     """Scheme, host and port of `url`, in one spelling: what decides who may see the user's secrets."""
     scheme, _, rest = url.partition("://")

@@ -44,7 +44,10 @@ class Head:
 
     def get(self, name: str) -> str | None:
         """The first field of that name."""
-        return next((value for key, value in self.fields if key == name), None)
+        for key, value in self.fields:
+            if key == name:
+                return value
+        return None
 
     def all(self, name: str) -> list[str]:
         return [value for key, value in self.fields if key == name]

@@ -64,6 +64,8 @@ def name_from_disposition(header: str) -> str | None:
     Reads RFC 6266 with `filename*` of RFC 8187, which wins, and what servers send instead: raw UTF-8 or Latin-1 (also
     UTF-8 that was read as Latin-1), no disposition type, a missing end quote, Windows paths.
     """
+    if not header:
+        return None
     try:
         header = header.encode("latin-1").decode("utf-8")
     except UnicodeError:
@@ -82,7 +84,9 @@ def _cleaned(text: str) -> str:
 
         text = unicodedata.normalize("NFC", text)
     components = [c for c in text.replace("\\", "/").split("/") if c.strip(". ")]
-    name = "".join(map(_visible, components[-1])) if components else ""
+    name = components[-1] if components else ""
+    if not name.isprintable() or not _FORBIDDEN.isdisjoint(name):
+        name = "".join(map(_visible, name))
     name = name.lstrip(". ").rstrip(". ")
     if name.startswith("-"):
         name = "_" + name[1:]

@@ -87,12 +87,29 @@ def open_locked(path: str, *, linked: bool) -> int:
     raise locked(path)
 
 
-def check_free(path: str) -> None:
-    """That no process holds the file at `path`, if there is one. Raises as `drop` does, and changes nothing."""
+def nameless(folder: str) -> int:
+    """A descriptor of a new file in `folder` that has no name and the usual permissions; -1: there are no such files here."""
+    try:
+        return os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+    except (OSError, AttributeError):  # AttributeError: not on Linux
+        return -1
+
+
+def write(fd: int, data: bytearray) -> None:
+    """Write all of it at the front. Raises `OSError`."""
+    with memoryview(data) as left:
+        at = 0
+        while at < len(left):
+            at += os.pwrite(fd, left[at:], at)
+
+
+def check_free(path: str) -> bool:
+    """That no process holds the file at `path`; returns whether there is one. Raises as `drop` does, and changes nothing."""
     try:
         os.close(open_locked(path, linked=True))
     except FileNotFoundError:
-        pass
+        return False
+    return True
 
 
 def drop(path: str, *, linked: bool = True) -> None:

@@ -12,12 +12,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from time import monotonic
 
 from fastidm.errors import ExistsError, UnsafePathError, printable
 from fastidm.storage import linux
 from fastidm.storage.naming import JOURNAL_SUFFIX, NAME_MAX
 
 _PATH_MAX = 4096
+_SEEN_SECONDS = 1.0
+_seen: dict[str, tuple[float, int]] = {}
+"""Folders that were good a moment ago: when that was, and how long names may be there."""
 _NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK})
 
 
@@ -33,19 +37,36 @@ def check_folder(path: str, shown: str) -> None:
         name = ""
     if name in ("", ".", "..") or "\0" in path:
         raise UnsafePathError(f"'{printable(shown)}' cannot name a file", "choose another name with -o")
-    if not stat.S_ISDIR(os.stat(folder).st_mode):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder)
-    try:
-        longest = os.pathconf(folder, "PC_NAME_MAX")
-    except (OSError, ValueError):
-        longest = NAME_MAX
+    longest = _longest_name(folder)
     room = min(longest, _PATH_MAX - 1 - size + name_size) - len(JOURNAL_SUFFIX)
     if name_size > room:
         hint = f"choose one of at most {room} bytes with -o" if room > 0 else "choose another folder with -d"
         raise UnsafePathError(f"the name {printable(shown)} is too long", hint)
+
+
+def _longest_name(folder: str) -> int:
+    """Bytes that a name in this folder may have; raises `OSError` for one that cannot be written to.
+
+    What was found holds for a moment: of a thousand files most go into the same folder, and whoever opens one there is told
+    all the same.
+    """
+    now = monotonic()
+    checked, longest = _seen.get(folder, (float("-inf"), 0))
+    if now - checked < _SEEN_SECONDS:
+        return longest
+    if not stat.S_ISDIR(os.stat(folder).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder)
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         reason = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
         raise OSError(reason, os.strerror(reason), folder)
+    try:
+        longest = os.pathconf(folder, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        longest = NAME_MAX
+    if len(_seen) > 64:
+        _seen.clear()
+    _seen[folder] = now, longest
+    return longest
 
 
 def check_name(path: str, shown: str, *, overwrite: bool) -> None:
@@ -57,11 +78,12 @@ def check_name(path: str, shown: str, *, overwrite: bool) -> None:
         raise _exists(shown)
 
 
-def check_plain(path: str) -> None:
-    """That the name is free or a plain file's. Raises `UnsafePathError`, `OSError`."""
+def check_plain(path: str) -> bool:
+    """That the name is free or a plain file's; returns whether there is one. Raises `UnsafePathError`, `OSError`."""
     mode = _mode(path)
     if mode and not stat.S_ISREG(mode):
         raise _not_plain(path)
+    return mode != 0
 
 
 def publish(part_path: str, path: str, shown: str, *, overwrite: bool) -> None:
@@ -82,6 +104,19 @@ def publish(part_path: str, path: str, shown: str, *, overwrite: bool) -> None:
         os.rename(part_path, path)  # no hard links here: a moment remains in which it could replace
     else:
         os.unlink(part_path)
+
+
+def link_nameless(fd: int, path: str, shown: str) -> bool:
+    """Give a name to a file without one. False: that cannot be done here. Raises `ExistsError`, `UnsafePathError`."""
+    try:
+        # The descriptor of a folder is not used, as the path is absolute; but without one Python does not follow the link.
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+    except FileExistsError:
+        check_name(path, shown, overwrite=False)
+        raise _exists(shown) from None
+    except OSError:
+        return False  # no /proc, or no links: the long way will say what is wrong, if anything is
+    return True
 
 
 def same_file(one: str, other: str) -> bool:

@@ -57,7 +57,8 @@ class PureSink:
     held until `close`; `size`, bytes of the part file, or -1 when unknown (then the mode is always PWRITE); `dirty`, a
     list to which the sink adds itself when it begins to gather: its owner calls `flush` on each and clears it, soon;
     `gather`, bytes that PWRITE gathers; `window`, bytes that MAP maps, rounded up to whole pages. Both lie at multiples
-    of themselves in the file; a window of less than 2 MiB is slow.
+    of themselves in the file; a window of less than 2 MiB is slow. `memory`, a writable buffer of `size` bytes that stands for
+    the file, held until `close`; then `fd` is not used, and nothing is gathered.
 
     All attributes but `mode` are for reading. A `mode` that is set takes effect when the buffer is empty or the window
     is left; it falls back to PWRITE where the file cannot be mapped.
@@ -77,6 +78,7 @@ class PureSink:
         gather: int = _GATHER,
         mode: int = PWRITE,
         window: int = _WINDOW,
+        memory: WriteableBuffer | None = None,
     ) -> None:
         if size < -1 or mode not in (PWRITE, MAP) or not 1 <= gather <= _LARGEST or not 1 <= window <= _LARGEST:
             raise ValueError("size, gather, mode or window is out of range")
@@ -96,6 +98,11 @@ class PureSink:
         """File offset of the first body byte that differed from the file; -1 if none."""
         self.cost_ns = self.cost_bytes = 0
         """Time spent on writing and bytes written in the present mode, since it was set."""
+        self._memory = None if memory is None else memoryview(memory).cast("B")
+        if self._memory is not None and self._memory.readonly:
+            raise BufferError("the memory is not writable")
+        if self._memory is not None and not 0 <= size <= len(self._memory):
+            raise ValueError("the memory is smaller than the file")
         self._table = _words(table)
         self._fd, self._size, self._dirty, self._gather = fd, size, dirty, gather
         self._page = os.sysconf("SC_PAGESIZE")
@@ -118,7 +125,7 @@ class PureSink:
     def mode(self, mode: int) -> None:
         if mode not in (PWRITE, MAP):
             raise ValueError("mode must be 0 (PWRITE) or 1 (MAP)")
-        self._mode = PWRITE if self._size < 0 else mode
+        self._mode = PWRITE if self._size < 0 or self._memory is not None else mode
         self.cost_ns = self.cost_bytes = 0
 
     @property
@@ -178,6 +185,8 @@ class PureSink:
         self._gathered = bytearray()
         self._unmap()
         self._table.release()
+        if self._memory is not None:
+            self._memory.release()
         self._dirty = []
         self._beyond = bytearray()
 
@@ -240,7 +249,8 @@ class PureSink:
             empty = not self._gathered
             overlap = empty and self.cursor < self._position
             room = self._gather - self.cursor % self._gather
-            straight = empty and (self._map is not None or self._mode == MAP or n >= room == self._gather)
+            mapped = self._map is not None or self._mode == MAP or self._memory is not None
+            straight = empty and (mapped or n >= room == self._gather)
             if overlap:
                 n = min(n, self._position - self.cursor)
             elif not straight:
@@ -306,7 +316,8 @@ class PureSink:
 
     def _compare(self, data: memoryview, at: int) -> None:
         while data:
-            held = os.pread(self._fd, min(len(data), _COMPARE_STEP), at)
+            n = min(len(data), _COMPARE_STEP)
+            held = os.pread(self._fd, n, at) if self._memory is None else bytes(self._memory[at : at + n])
             if not held:
                 raise OSError(codes.EIO, "the file is shorter than the row claims")
             if data[: len(held)] != held:
@@ -315,6 +326,9 @@ class PureSink:
             data, at = data[len(held) :], at + len(held)
 
     def _write_file(self, data: memoryview, at: int) -> int:
+        if self._memory is not None:
+            self._memory[at : at + len(data)] = data
+            return len(data)
         since = perf_counter_ns()
         n = os.pwrite(self._fd, data, at)
         if n == 0:

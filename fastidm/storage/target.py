@@ -32,6 +32,8 @@ from fastidm.storage.partfile import PartChanged, PartFile
 if TYPE_CHECKING:
     from fastidm.storage.journal import Identity, Journal
 
+IN_MEMORY = 256 << 10
+"""Bytes: a file that is not longer is written in one go, when all of it is there. What a kill can lose of it is little."""
 MOST_NUMBERS = 9999
 """How far `rename` counts."""
 
@@ -66,17 +68,22 @@ class Target:
         """The segment table, writable from `begin` or `resume` to the end."""
         self._url = url
         self._options = options
+        self.memory: bytearray | None = None
+        """The body of a file so small that it is written when all of it is there; from `begin` to the end."""
         self._part: PartFile | None = None
         self._journal: Journal | None = None
+        self._stale = False  # whether there is something of an earlier run that is worth nothing
 
     @property
     def fd(self) -> int:
-        """Descriptor of the part file, or -1."""
+        """Descriptor of the part file, or -1: it has none, or none yet."""
         return self._part.fd if self._part else -1
 
     @property
     def size(self) -> int:
-        """Length of the part file in bytes, or -1 if it is not known."""
+        """Length of the file in bytes, or -1 if it is not known."""
+        if self.memory is not None:
+            return len(self.memory)
         return self._part.size if self._part else -1
 
     @property
@@ -108,6 +115,10 @@ class Target:
             self.close()
             self._next_name(owned.locked(self.part_path))
 
+    def disturbed(self) -> bool:
+        """Whether something has come up since `prepare` found nothing, so that it had better be asked again."""
+        return os.path.lexists(self._final) or os.path.lexists(self.journal_path)
+
     def _prepare(self) -> Resumable | None:
         with mapped(self.path):
             place.check_folder(self._final, self.path)
@@ -116,33 +127,44 @@ class Target:
             except ExistsError:
                 self._drop_leftovers()
                 raise
-            place.check_plain(self.part_path)
-            place.check_plain(self.journal_path)
+            part = place.check_plain(self.part_path)
+            journal = place.check_plain(self.journal_path)
             if self._options.restart:
                 self._drop_stale()
                 return None
-            return self._take_up()
+            # Most often there is nothing; and so msgpack is not loaded.
+            if journal:
+                return self._take_up()
+            # It is worth nothing then, but a process may be downloading a small file.
+            self._stale = part and owned.check_free(self.part_path)
+            return None
 
     def begin(self, content: Content, rows: bytes = b"") -> None:
-        """Start from nothing, whatever `prepare` found: reserve the part file and open a journal. Helper thread.
+        """Start from nothing, whatever `prepare` found: reserve the part file and open a journal. Helper thread, unless the
+        file fits into memory: then this takes no time.
 
         `rows`: what the table begins with; zeros follow.
 
-        Raises `NoSpaceError`, `LockedError`, `UnsafePathError`, `StorageError`; then nothing new is left behind.
+        Raises `NoSpaceError`, `LockedError`, `ExistsError`, `UnsafePathError`, `StorageError`; then nothing new is left behind.
         """
         while True:
             try:
                 self._begin(content, rows)
                 return
-            except LockedError as error:  # somebody was faster
+            except (LockedError, ExistsError) as error:  # somebody was faster
                 self._next_name(error)
             self.prepare()
 
     def _begin(self, content: Content, rows: bytes) -> None:
         with mapped(self.path):
             self.discard()
-            self._drop_stale()
-            self._part = PartFile.create(self.part_path, content.total, io=self._options.io)
+            if self._stale or not fits_memory(content.total):
+                self._drop_stale()
+            if content.total is not None and fits_memory(content.total):
+                self.memory = bytearray(content.total)
+                self.table = memoryview(bytearray(rows.ljust(ROW_BYTES, b"\0")))
+                return
+            self._part = self._new_part(content.total)
             try:
                 if content.total is None or content.total <= SMALL:
                     self.table = memoryview(bytearray(rows.ljust(ROW_BYTES, b"\0")))
@@ -153,6 +175,34 @@ class Target:
             except BaseException:
                 self.discard()
                 raise
+
+    def _new_part(self, size: int | None) -> PartFile:
+        part = PartFile.create(self.part_path, size, io=self._options.io)
+        try:
+            # Only now can nobody else give a file this name: somebody may just have done so, and let go of the part file.
+            place.check_name(self._final, self.path, overwrite=self._options.overwrite)
+        except BaseException:
+            part.remove()
+            raise
+        return part
+
+    @property
+    def unclaimed(self) -> bool:
+        """Whether another process may download to the same name: the file is in memory, and nothing on disk says so."""
+        return self.memory is not None and self._part is None
+
+    def claim(self) -> None:
+        """Make a part file and lock it, for a file in memory that does not come at once. Helper thread.
+
+        Raises as `begin` does.
+        """
+        assert self.memory is not None, "it has a part file"
+        while self._part is None:
+            try:
+                with mapped(self.path):
+                    self._part = self._new_part(len(self.memory))
+            except (LockedError, ExistsError) as error:
+                self._next_name(error)
 
     def resume(self, rows: bytes) -> None:
         """Go on with what `prepare` returned: `rows`, rebuilt from its claims, become the table. Helper thread.
@@ -186,6 +236,14 @@ class Target:
         Raises `IntegrityError` (then nothing is left), `InterruptedDownload`, `ExistsError` and every other
         `StorageError` (then part file and journal are kept).
         """
+        if self.memory is not None:
+            assert len(self.memory) == size, "all of it is there"
+            if self.unclaimed and self._store(self.memory, checksum):
+                self._let_go()
+                return
+            self.claim()
+            with mapped(self.part_path):
+                owned.write(self.fd, self.memory)
         part = self._part
         assert part is not None, "nothing was begun"
         with mapped(self.path):
@@ -209,6 +267,39 @@ class Target:
             self.discard()
         except StorageError:
             pass  # the file is complete and in its place; a journal without a part file is worth nothing
+
+    def _store(self, memory: bytearray, checksum: tuple[str, str] | None) -> bool:
+        """Write the file and give it its name in one go: until then it has none, and a process that dies leaves nothing.
+
+        False where files without a name cannot be made, or cannot be used.
+        """
+        with mapped(self.path):
+            if checksum:
+                from hashlib import new
+
+                self._compare_digests(new(checksum[0], memory).hexdigest(), checksum)
+            fd = -1 if self._options.overwrite else owned.nameless(os.path.dirname(self._final))
+            try:
+                if fd >= 0:
+                    owned.write(fd, memory)
+                    if self._options.sync:
+                        owned.sync(fd)
+                    if self._link(fd):
+                        if self._options.sync:
+                            owned.sync_folder(os.path.dirname(self._final))
+                        return True
+            finally:
+                if fd >= 0:
+                    os.close(fd)
+        return False
+
+    def _link(self, fd: int) -> bool:
+        """Give the final name to a file that has none. False: it cannot be done here. Raises `ExistsError`, `OSError`."""
+        while True:
+            try:
+                return place.link_nameless(fd, self._final, self.path)
+            except ExistsError as error:
+                self._next_name(error)
 
     def close(self, keep: bool = True) -> None:
         """Close everything and keep what can be resumed; what cannot is removed. Idempotent, raises nothing.
@@ -258,12 +349,14 @@ class Target:
             self._number += 1
             folder, name = os.path.split(self._wanted)
             path = os.path.join(folder, numbered(name, self._number))
-            if self._part is None:
+            if self._part is None and self.memory is None:
                 self._take_name(path)
                 return
             final = os.path.join(self._here, path)
             if not any(os.path.lexists(final + suffix) for suffix in ("", PART_SUFFIX, JOURNAL_SUFFIX)):
                 self.path, self._final = path, final
+                if self._part is None:
+                    self._take_name(path)
                 return
         raise error
 
@@ -275,14 +368,11 @@ class Target:
 
     def _let_go(self) -> tuple[PartFile | None, Journal | None]:
         held = self._part, self._journal
-        self._part = self._journal = None
+        self._part = self._journal = self.memory = None
         self.table = memoryview(b"")
         return held
 
     def _take_up(self) -> Resumable | None:
-        if not os.path.lexists(self.journal_path):  # most often; and so msgpack is not loaded
-            owned.check_free(self.part_path)  # it is worth nothing, but a process may be downloading a small file
-            return None
         from fastidm.storage.journal import Journal, JournalDamaged, hash_url
 
         try:
@@ -335,6 +425,7 @@ class Target:
         owned.check_free(self.part_path)  # before its journal is locked, a new download holds this
         owned.drop(self.journal_path)  # first: it must never be there together with a part file that is not its own
         owned.drop(self.part_path)
+        self._stale = False
 
     def _drop_leftovers(self) -> None:
         """The final file is there. If the run that gave it its name ended right then, remove what it did not get to."""
@@ -357,14 +448,22 @@ class Target:
     def _verify(self, part: PartFile, checksum: tuple[str, str], stop: Callable[[], bool]) -> None:
         from fastidm.storage.checksum import file_digest
 
+        algorithm, _ = checksum
+        self._compare_digests(file_digest(part.fd, algorithm, stop), checksum)
+
+    def _compare_digests(self, got: str, checksum: tuple[str, str]) -> None:
         algorithm, expected = checksum
-        got = file_digest(part.fd, algorithm, stop)
         if got != expected.lower():
             self.discard()
             raise IntegrityError(
                 f"{printable(self.path)} has the {algorithm} checksum {got}, expected was {expected}",
                 "nothing was kept; check what is expected, or try another source",
             )
+
+
+def fits_memory(total: int | None) -> bool:
+    """Whether a file of `total` bytes is kept in memory until all of it is there."""
+    return total is not None and total <= IN_MEMORY
 
 
 def _is_the_one(part: PartFile, identity: Identity) -> bool:

@@ -443,9 +443,9 @@ def test_before_exit_0_data_name_and_folder_are_on_the_disk(
     assert outcome.code == 0
     steps = [(step["what"], os.path.basename(step["file"])) for step in outcome.of("step")]
     named = steps.index(("replace" if flags else "link", "a.bin"))
-    assert steps[named - 1] == ("sync", "a.bin.part"), "the data first"
+    what, file = steps[named - 1]
+    assert what == "sync", "the data first"
+    assert file == "a.bin.part" or (size < MIB and file.endswith(" (deleted)")), "a small file has no name until then"
     after = steps[named + 1 :]
     journal = after.index(("unlink", "a.bin.fastidm")) if size > MIB else len(after)
     assert ("folder", folder.name) in after[:journal], "then the name, and the journal last"
-
-

@@ -219,7 +219,10 @@ def test_links_that_come_and_go_never_lead_to_the_victim(size: int, folder: Path
             try:
                 target.prepare()
                 target.begin(Content(size, '"1"', None))
-                os.pwrite(target.fd, data, 0)
+                if target.memory is None:
+                    os.pwrite(target.fd, data, 0)
+                else:
+                    target.memory[:] = data
                 target.checkpoint(bytes(target.table))
                 ends["went on"] += 1
                 target.finish(size, None, lambda: False)

@@ -763,3 +763,44 @@ def test_the_c_sink_is_chosen_when_it_is_built_and_the_pure_one_on_request() -> 
     assert chosen() == (["c", "Sink", "False"] if BUILT else ["pure", "PureSink", "False"])
     assert chosen(FASTIDM_PURE="1") == ["pure", "PureSink", "False"]
     assert chosen(FASTIDM_PURE="0") == chosen()
+
+
+# --- memory in the place of the file ---
+
+
+@pytest.mark.parametrize("step", [1, 7, 4096, SIZE])
+def test_memory_takes_what_a_file_would_and_nothing_is_gathered(desk: Sit, step: int) -> None:
+    here = desk((0, SIZE, 0))
+    memory = bytearray(SIZE)
+    sink = here.armed(fd=-1, memory=memory, gather=1000, mode=MAP)
+    assert sink.mode == PWRITE
+    for at in range(0, SIZE, step):
+        assert sink(BODY[at : at + step]) is None
+        assert here.position() == min(at + step, SIZE)
+    assert here.dirty == []
+    assert sink.flush()
+    assert sink.written == sink.received == SIZE
+    assert memory == BODY
+    sink.close()
+    memory.append(0)  # nobody holds it any more
+    assert here.holds()
+
+
+def test_memory_is_compared_below_the_position_and_never_left(desk: Sit) -> None:
+    here = desk((0, 3000, 1000), (3000, SIZE, 3000))
+    memory = bytearray(BODY[:1000].ljust(SIZE, b"\0"))
+    sink = here.armed(cursor=500, fd=-1, memory=memory)
+    assert sink(BODY[500:9000]) == 2500
+    assert sink.state == sink.FULL
+    assert memory == BODY[:3000].ljust(SIZE, b"\0")
+    other = here.armed(row=1, cursor=2000, fd=-1, memory=memory)
+    other(BODY[2000:2500] + b"x" * 100)
+    assert (other.state, other.errno, other.mismatch) == (other.FAILED, 0, 2500 + (BODY[2500:2501] == b"x"))
+
+
+@pytest.mark.parametrize("memory", [bytearray(SIZE - 1), bytearray(), bytes(SIZE)])
+def test_memory_that_cannot_hold_the_file_is_refused(desk: Sit, memory: bytes | bytearray) -> None:
+    with pytest.raises((ValueError, BufferError, TypeError)):
+        desk().sink(fd=-1, memory=memory)
+    with pytest.raises(ValueError, match="smaller"):
+        desk().sink(fd=-1, memory=bytearray(SIZE), size=-1)

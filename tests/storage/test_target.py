@@ -33,7 +33,7 @@ from fastidm.errors import (
     UnsafePathError,
 )
 from fastidm.options import Options
-from fastidm.storage import linux, pages
+from fastidm.storage import linux, owned, pages
 from fastidm.storage.journal import ROWS, Journal
 from fastidm.storage.pages import JOURNAL_SIZE
 from fastidm.storage.target import SMALL, Content, Resumable, Target
@@ -52,6 +52,8 @@ path, size, written = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 target = Target(path, "https://host/file", Options())
 target.prepare()
 target.begin(Content(size, None, None))
+if target.unclaimed:
+    target.claim()
 os.pwrite(target.fd, b"x" * written, 0)
 row = target.table.cast("q")
 row[1] = size
@@ -77,9 +79,15 @@ def rows(*segments: tuple[int, int, int]) -> bytes:
 
 def write(target: Target, start: int, stop: int, total: int = SIZE) -> None:
     """What sinks do: put bytes into the file, then move the position of row 0."""
-    content = (SLICE * (total // len(SLICE) + 1))[:total]
-    os.pwrite(target.fd, content[start:stop], start)
+    put(target, (SLICE * (total // len(SLICE) + 1))[start:stop], start)
     target.table[:ROW_BYTES] = rows((start, total, stop))
+
+
+def put(target: Target, data: bytes, at: int = 0) -> None:
+    if target.memory is None:
+        os.pwrite(target.fd, data, at)
+    else:
+        target.memory[at : at + len(data)] = data
 
 
 def begun(path: Path, content: Content = BIG, **options: Any) -> Target:
@@ -276,6 +284,10 @@ def test_a_small_or_unknown_length_has_none_and_leaves_nothing_when_interrupted(
     assert target.size == (-1 if total is None else total)
     assert bytes(target.table) == bytes(ROW_BYTES)
     target.table.cast("q")[2] = 1
+    if target.unclaimed:
+        assert os.listdir(tmp_path) == []
+        target.claim()
+    assert not target.unclaimed
     assert os.listdir(tmp_path) == ["file.part"]
     target.checkpoint(bytes(target.table))
     target.close()
@@ -697,15 +709,19 @@ def test_a_checkpoint_notices_that_the_part_file_is_gone(tmp_path: Path) -> None
 # Finishing
 
 
-@pytest.mark.parametrize("total", [SIZE, 1000, 0, None])
+@pytest.mark.parametrize(
+    ("total", "claimed"), [(SIZE, False), (1000, False), (1000, True), (0, False), (0, True), (None, False)]
+)
 @pytest.mark.parametrize("sync", [True, False])
 def test_the_finished_file_has_its_name_its_content_and_usual_permissions_and_is_all_that_is_left(
-    tmp_path: Path, total: int | None, sync: bool
+    tmp_path: Path, total: int | None, sync: bool, claimed: bool
 ) -> None:
     size = 5000 if total is None else total
     content = (SLICE * (size // len(SLICE) + 1))[:size]
     target = begun(tmp_path / "file", Content(total, None, None), sync=sync)
-    os.pwrite(target.fd, content, 0)
+    put(target, content)
+    if claimed:
+        target.claim()
     assert not (tmp_path / "file").exists()
     umask = os.umask(0o027)
     try:
@@ -779,7 +795,7 @@ def test_a_file_that_appeared_meanwhile_is_not_replaced(
     assert found(tmp_path / "file", overwrite=True) == Resumable(BIG, [(0, SIZE)], same_url=True)
 
 
-def no_link(source: str, name: str) -> None:
+def no_link(source: str, name: str, **named: object) -> None:
     raise OSError(errno.EPERM, os.strerror(errno.EPERM), source, None, name)
 
 
@@ -878,10 +894,10 @@ def test_a_run_that_ended_between_naming_the_file_and_cleaning_up_is_in_nobodys_
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("total", [SIZE, 1000])
+@pytest.mark.parametrize(("total", "claimed"), [(SIZE, False), (1000, False), (1000, True)])
 @pytest.mark.parametrize("links", [True, False])
 def test_wherever_a_run_is_killed_while_it_finishes_nothing_but_the_file_is_left_after_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int, links: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int, links: bool, claimed: bool
 ) -> None:
     if not links:
         monkeypatch.setattr(os, "link", no_link)
@@ -889,6 +905,8 @@ def test_wherever_a_run_is_killed_while_it_finishes_nothing_but_the_file_is_left
     source.mkdir()
     target = begun(source / "file", Content(total, None, None))
     write(target, 0, total, total)
+    if claimed:
+        target.claim()
     states: list[list[str]] = []
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
@@ -909,6 +927,7 @@ def test_wherever_a_run_is_killed_while_it_finishes_nothing_but_the_file_is_left
                 (copy / name).chmod(0o600)
         states.append(names)
 
+    target_was_unclaimed = target.unclaimed
     previous = sys.gettrace()
     sys.settrace(trace)
     try:
@@ -917,7 +936,8 @@ def test_wherever_a_run_is_killed_while_it_finishes_nothing_but_the_file_is_left
         sys.settrace(previous)
     journal = ["file.fastidm"] if total == SIZE else []
     assert states[-1] == ["file"]
-    assert (["file", *journal, "file.part"] in states) is links
+    at_once = links and target_was_unclaimed
+    assert (["file", *journal, "file.part"] in states) is (links and not at_once)
     assert (["file", *journal]) in states
     for number in range(len(states)):
         folder = tmp_path / str(number)
@@ -978,3 +998,57 @@ def test_discarding_leaves_nothing_and_closing_is_always_allowed(tmp_path: Path)
     target.close()
     assert os.listdir(tmp_path) == []
     assert (target.fd, target.size, target.has_journal, target.map_allowed) == (-1, -1, False, False)
+
+
+# --- files that fit into memory ---
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}])
+def test_where_no_file_can_be_without_a_name_a_small_one_takes_the_long_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(owned, "nameless", lambda folder: -1)
+    target = begun(tmp_path / "file", Content(1000, None, None), sync=sync, **options)
+    put(target, SLICE[:1000])
+    target.finish(1000, None, never)
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == SLICE[:1000]
+
+
+def test_a_small_file_whose_name_was_taken_meanwhile_has_the_next_one_or_fails(tmp_path: Path) -> None:
+    for options, claimed in [({}, False), ({}, True), ({"rename": True}, False), ({"rename": True}, True)]:
+        folder = tmp_path / f"{len(options)}{claimed}"
+        folder.mkdir()
+        target = begun(folder / "file", Content(1000, None, None), **options)
+        put(target, SLICE[:1000])
+        (folder / "file").write_bytes(b"of somebody else")
+        if not options:
+            with pytest.raises(ExistsError):
+                target.claim() if claimed else target.finish(1000, None, never)
+            target.close()
+            assert os.listdir(folder) == ["file"]
+        else:
+            if claimed:
+                target.claim()
+            target.finish(1000, None, never)
+            assert target.path == str(folder / "file (1)")
+            assert sorted(os.listdir(folder)) == ["file", "file (1)"]
+            assert (folder / "file (1)").read_bytes() == SLICE[:1000]
+        assert (folder / "file").read_bytes() == b"of somebody else"
+
+
+def test_a_wrong_checksum_of_a_small_file_leaves_nothing(tmp_path: Path) -> None:
+    target = begun(tmp_path / "file", Content(1000, None, None))
+    with pytest.raises(IntegrityError):
+        target.finish(1000, ("sha256", "0" * 64), never)
+    target.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_stale_part_file_does_not_survive_a_small_download(tmp_path: Path) -> None:
+    (tmp_path / "file.part").write_bytes(b"of a run that was killed")
+    target = begun(tmp_path / "file", Content(1000, None, None))
+    put(target, SLICE[:1000])
+    target.finish(1000, None, never)
+    assert os.listdir(tmp_path) == ["file"]
