@@ -300,11 +300,11 @@ class Transfers:
         return call
 
     def _drain(self) -> None:
-        self._woken = False  # first: who wakes from now on is heard the next time, or has left its wish already
         try:
             os.read(self._wake_read, 4096)
         except BlockingIOError:
             pass
+        self._woken = False  # last: who finds it set has left its wish before, and wishes are looked at after this
 
 
 def _with_port(port: int, descriptors: Iterable[int]) -> int | None:

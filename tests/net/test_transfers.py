@@ -182,6 +182,30 @@ def test_a_thousand_wakes_are_as_good_as_one(world: World) -> None:
     assert monotonic() - began >= 0.04, "no wake is left over"
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_wake_while_an_earlier_one_is_being_heard_does_not_silence_later_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    read = os.read
+
+    def slow_read(fd: int, size: int) -> bytes:
+        if when == "before":
+            world.transfers.wake()
+        data = read(fd, size)
+        if when == "after":
+            world.transfers.wake()
+        return data
+
+    world.transfers.wake()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "read", slow_read)
+        world.transfers.wait(SECONDS)
+    world.transfers.wake()
+    began = monotonic()
+    world.transfers.wait(SECONDS)
+    assert monotonic() - began < SECONDS / 2
+
+
 def test_a_defect_in_a_callback_ends_the_loop_and_is_not_just_printed(world: World, nginx: Nginx) -> None:
     def broken(head: Head) -> None:
         raise ZeroDivisionError
