@@ -17,6 +17,7 @@ MAX_CONNECTIONS = 128
 MOST = 1_000_000
 """The largest number of seconds, retries or redirects: more than anybody waits, and safe for libcurl."""
 IO_MODES = ("auto", "mmap", "pwrite")
+HTTP_VERSIONS = ("1.1", "2", "3")
 ON_CHANGE = ("fail", "restart")
 
 
@@ -61,6 +62,9 @@ class Options:
     max_redirects: int = 20
     allow_downgrade: bool = False
     """Follow redirects from https down to http."""
+    http: str = "1.1"
+    """The newest HTTP version to use with https, "1.1", "2" or "3"; each connection is one of TCP or QUIC of its own. Where the
+    server, or a proxy on the way, does not have it, it is the next lower one. With http it is always 1.1."""
     io: str = "auto"
     sync: bool = True
     """False: do not wait for the disk; exit 0 then does not promise to survive a power cut."""
@@ -76,6 +80,8 @@ class Options:
     def __post_init__(self) -> None:
         if not 1 <= self.connections <= MAX_CONNECTIONS:
             raise UsageError(f"connections must be 1 to {MAX_CONNECTIONS}, not {self.connections}")
+        if self.http not in HTTP_VERSIONS:
+            raise UsageError(f"http must be one of {', '.join(HTTP_VERSIONS)}, not {self.http!r}")
         if self.io not in IO_MODES:
             raise UsageError(f"io must be one of {', '.join(IO_MODES)}, not {self.io!r}")
         if self.on_change not in ON_CHANGE:

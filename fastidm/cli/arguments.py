@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 from fastidm.errors import EXIT_CODES, UsageError, printable, redact
 from fastidm.options import (
+    HTTP_VERSIONS,
     IO_MODES,
     MAX_CONNECTIONS,
     ON_CHANGE,
@@ -175,6 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     default = f"1 to {MAX_CONNECTIONS} (default {Options.connections})"
     add("-n", "--conn", dest="connections", metavar="N", type=_whole, help=f"most connections for a file, {default}")
     add("--limit-rate", metavar="RATE", type=_limit_rate, help="bytes a second for each file: 500k, 10M, 1.5G")
+    default = f"{_either(HTTP_VERSIONS)} (default {Options.http})"
+    add("--http", metavar="VERSION", type=_http, help=f"newest HTTP version to use with https: {default}")
     add("--io", metavar="HOW", type=_io, help=f"{_either(IO_MODES)} (default {Options.io})")
     add("--no-sync", dest="sync", action="store_false", help="do not wait for the disk at the end")
 
@@ -304,6 +307,10 @@ def _with_flag(flag: str, convert: Callable[[str], Value], text: str) -> Value:
         return convert(text)
     except UsageError as error:
         raise UsageError(f"{flag}: {error.message}", error.hint) from None
+
+
+def _http(flag: str, text: str) -> str:
+    return _choice(flag, HTTP_VERSIONS, text)
 
 
 def _io(flag: str, text: str) -> str:

@@ -11,6 +11,9 @@ from fastidm.errors import printable
 WRITE_ERROR = 23
 """The sink took less than it was given: it is full, or failed."""
 
+SEND_ERROR = 55
+"""Also how QUIC finds that nobody listens."""
+
 _TROUBLES = {
     1: Trouble.MALFORMED,  # unsupported protocol
     3: Trouble.URL,
@@ -30,11 +33,12 @@ _TROUBLES = {
     83: Trouble.CERTIFICATE,  # issuer
     90: Trouble.CERTIFICATE,  # pinned key
     91: Trouble.CERTIFICATE,  # stapled status
+    96: Trouble.CONNECT,  # by QUIC
     97: Trouble.PROXY,
     98: Trouble.CERTIFICATE,  # the server wants a certificate of ours
     100: Trouble.TOO_LARGE,
 }
-"""Everything else (resets, short bodies, broken streams) is `Trouble.BROKEN`."""
+"""Everything else (resets, short bodies, streams of HTTP/2 and 3 that broke) is `Trouble.BROKEN`."""
 
 
 def trouble_of(code: int, message: str) -> tuple[Trouble, str]:
@@ -44,4 +48,6 @@ def trouble_of(code: int, message: str) -> tuple[Trouble, str]:
     detail = printable(message.strip())[:200] if "@" not in message else ""
     if "CONNECT tunnel failed" in message:
         return (Trouble.PROXY_AUTH, "") if "407" in message else (Trouble.PROXY, detail)
+    if code == SEND_ERROR and message.startswith("Failed to connect"):
+        return Trouble.CONNECT, detail
     return _TROUBLES.get(code, Trouble.BROKEN), detail

@@ -5,7 +5,8 @@ Rules of this module:
 * fastidm follows redirects itself (`core.redirect`), so libcurl never does; http and https only, whatever the URL says.
 * Secrets of the user (headers, name and password, netrc, client certificate) go to the origin of the user's own URL and to
   no other. The cookies of a file go where that file says; it knows no ports, so to another origin on the usual ones only.
-* Segments use HTTP/1.1: over HTTP/2 all of them would share one TCP connection and its window.
+* Segments use HTTP/1.1 unless something else is asked for. Over HTTP/2 and 3 each has its own connection as well (see
+  `Transfers`): libcurl would let all of them share one, and its window.
 * `Accept-Encoding: identity` always, since an encoded part cannot be placed.
 """
 
@@ -24,6 +25,10 @@ BUFFER = 512 << 10
 """Bytes that libcurl may read from a socket at once. It still hands over 16 KiB a call, but receives three times cheaper than
 with its default of 16 KiB (measured on loopback)."""
 
+_NEWER = {"2": (1 << 16, 4), "3": (1 << 25, 30)}
+"""HTTP version -> (bit in libcurl's features, CURL_HTTP_VERSION_2TLS or _3): numbers, since not every pycurl names them. Both
+mean: over https, and what the server has below it otherwise."""
+
 _SUPPRESS_CONNECT_HEADERS = 265
 """CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name: a proxy's answer to CONNECT is not the server's head."""
 
@@ -40,7 +45,7 @@ def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, 
     set(pycurl.NOPROGRESS, 1)
     set(pycurl.FOLLOWLOCATION, 0)
     set(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-    set(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+    set(pycurl.HTTP_VERSION, _http_version(options.http))
     set(pycurl.BUFFERSIZE, _buffer_size(options))
     set(pycurl.TCP_NODELAY, 1)
     set(pycurl.TCP_KEEPALIVE, 1)
@@ -64,6 +69,17 @@ def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, 
     if options.proxy is not None:
         set(pycurl.PROXY, _bytes(options.proxy))
     _configure_tls(curl, options, trusted)
+
+
+def _http_version(version: str) -> int:
+    """What libcurl calls it. Raises `UsageError` where libcurl was built without it."""
+    if version == "1.1":
+        return int(pycurl.CURL_HTTP_VERSION_1_1)
+    known = pycurl.version_info()
+    feature, number = _NEWER[version]
+    if not known[4] & feature:
+        raise UsageError(f"libcurl {known[1]} was built without HTTP/{version}", "leave out --http, or install another pycurl")
+    return number
 
 
 def ascii_url(url: str) -> str:

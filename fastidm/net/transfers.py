@@ -115,6 +115,8 @@ class Transfers:
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        # Over HTTP/2 and 3 as over 1.1: each request has a connection, and so a window, of its own.
+        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_NOTHING)
         self._multi.setopt(pycurl.M_MAXCONNECTS, min(sockets, MOST_SOCKETS))
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
@@ -130,6 +132,8 @@ class Transfers:
         """Local port of a connection -> its descriptor, once it had a request."""
         self._unnamed: dict[int, None] = {}
         """Descriptors that libcurl has begun to wait for and whose port nobody has asked for since, in that order."""
+        self._framed: set[int] = set()
+        """Local ports of connections whose last answer came over HTTP/2 or 3."""
         self._failure: BaseException | None = None
 
     def start(
@@ -237,12 +241,13 @@ class Transfers:
     def _before_request(self, transfer: Transfer, there: str, here: str, their_port: int, our_port: int) -> int:
         """libcurl has a connection and is about to send the request.
 
-        libcurl reads no further than an answer goes, so what a server has glued to one would be taken for the next.
+        libcurl reads no further than an answer goes, so what a server has glued to one would be taken for the next. In frames
+        each byte says to which answer it belongs, and frames about the connection may come at any time.
         """
         fd = self._used.get(our_port)
         if fd is None:
             self._remember(our_port)
-        elif _readable(fd):
+        elif our_port not in self._framed and _readable(fd):
             transfer.distrusted = True
             return int(pycurl.PREREQFUNC_ABORT)
         return int(pycurl.PREREQFUNC_OK)
@@ -264,6 +269,9 @@ class Transfers:
         self._multi.add_handle(transfer.curl)
 
     def _release(self, curl: pycurl.Curl) -> None:
+        if version := curl.getinfo(pycurl.INFO_HTTP_VERSION):  # there was an answer
+            note = self._framed.add if version > pycurl.CURL_HTTP_VERSION_1_1 else self._framed.discard
+            note(curl.getinfo(pycurl.LOCAL_PORT))
         self._multi.remove_handle(curl)
         curl.reset()
         curl.setopt(pycurl.COOKIELIST, "ALL")  # a reset keeps the cookies, and the next task may be another's

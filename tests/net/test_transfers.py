@@ -12,12 +12,12 @@ from time import monotonic
 import pytest
 
 from fastidm.core.response import Head
-from fastidm.core.retry import Trouble
+from fastidm.core.retry import PASSING, Trouble
 from fastidm.net.errors import trouble_of
 from fastidm.net.transfers import Transfer, Transfers, parse_head
 from fastidm.options import Options
 from tests.support.content import content
-from tests.support.servers import Nginx
+from tests.support.servers import CA, Caddy, Nginx
 
 SECONDS = 20.0
 
@@ -94,6 +94,48 @@ def test_many_requests_share_kept_alive_connections_unless_fresh_ones_are_wanted
         world.until(lambda got=got: got.end)
     first, second, third = [request.connection for request in nginx.requests()[before:]]
     assert first == second != third
+
+
+@pytest.mark.parametrize(("version", "connections"), [("1.1", 2), ("2", 1)])
+def test_what_waits_on_a_used_connection_is_suspect_unless_it_comes_in_frames(
+    version: str, connections: int, world: World, tls_nginx: Nginx, ca: CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastidm.net.transfers._readable", lambda fd: True)
+    url = tls_nginx.add("suspect.bin", content(1000))
+    for _ in range(2):
+        got = Got()
+        world.start(url, got, options=Options(cacert=ca.file, http=version))
+        world.until(lambda got=got: got.end)
+        assert (got.end, got.body) == ((0, ""), content(1000))
+    assert len({request.connection for request in tls_nginx.wait_for_requests(2, url)}) == connections
+
+
+@pytest.mark.parametrize("version", ["2", "3"])
+def test_requests_at_the_same_time_share_no_connection(version: str, world: World, caddy: Caddy, ca: CA) -> None:
+    url = caddy.add("alone.bin", content(1000))
+    options = Options(cacert=ca.file, http=version)
+    world.start(url, first := Got(), options=options)
+    world.until(lambda: first.end)  # now there is a connection that could be shared
+    all_got = [Got() for _ in range(3)]
+    held = [world.start(url, got, options=options, sink=None) for got in all_got]
+    world.until(lambda: all(got.heads for got in all_got))
+    for transfer, got in zip(held, all_got, strict=True):
+        transfer.receive_into(got.sink)
+        transfer.go_on()
+    world.until(lambda: all(got.end for got in all_got))
+    assert [(got.end, got.body) for got in all_got] == [((0, ""), content(1000))] * 3
+    requests = caddy.wait_for_requests(4, url)
+    assert f"HTTP/{version}.0" in {request.protocol for request in requests}
+    assert len({request.connection for request in requests}) == 3, "the first one is used again"
+
+
+@pytest.mark.parametrize(
+    ("code", "trouble"),
+    [(16, Trouble.BROKEN), (92, Trouble.BROKEN), (95, Trouble.BROKEN), (96, Trouble.CONNECT), (55, Trouble.BROKEN)],
+)
+def test_what_breaks_in_http_2_and_3_passes(code: int, trouble: Trouble) -> None:
+    assert trouble_of(code, "words") == (trouble, "words")
+    assert trouble in PASSING
 
 
 def test_a_body_waits_until_it_is_given_a_sink(world: World, nginx: Nginx) -> None:
