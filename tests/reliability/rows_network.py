@@ -86,8 +86,8 @@ ROWS: tuple[Row, ...] = (
     Row("H55", "a file of 0 bytes", "a file of 0 bytes"),
     Row("H56", "a claim of 50 TB", "exit 9 before the first byte is written; nothing on disk"),
     Row("H57", "a compressed bomb", "", left_out="bodies are never decompressed: an encoded one is refused, see H7"),
-    Row("H58", "HTTP/2: GOAWAY, RST_STREAM, ENHANCE_YOUR_CALM", "", left_out="HTTP/1.1 alone is spoken, see H59"),
-    Row("H59", "HTTP/2 would put all segments on one connection", "HTTP/1.1, and as many connections as segments"),
+    Row("H58", "HTTP/2 and 3: streams that are reset, GOAWAY", "asked for again; the file is complete"),
+    Row("H59", "HTTP/2 would put all segments on one connection", "HTTP/1.1 unless asked for more; always as many connections"),
     Row("H60", "Alt-Svc offers another protocol", "not followed"),
     # Names and dates.
     Row("H61", "a file name with a path", "only its last component, in the folder"),
