@@ -74,7 +74,8 @@ def _claims() -> tuple[Claim, ...]:
     made += [Claim("plain", "rss", 64 * MIB, unit="MiB"), Claim("huge", "rss", 64 * MIB, unit="MiB")]
     made += [Claim("wide", "rss", 160 * MIB, unit="MiB")]
     made += [Claim("hundred", "cpu_per_gib", 1.3, "fastidm_api", tool="fastidm_api", other_scenario="plain")]
-    return (*made, Claim("http2", "cpu_per_gib", 1.5, "curl"), Claim("http2_caddy", "cpu_per_gib", 1.5, "curl"))
+    made += [Claim(scenario, "cpu_per_gib", 1.5, "curl") for scenario in ("http2", "http2_caddy")]
+    return (*made, Claim("http3", "cpu_per_gib", 1.5, "libcurl"))
 
 
 CLAIMS = _claims()

@@ -24,6 +24,23 @@ def trust(cacert: str) -> Any:
     return ssl.create_default_context(cafile=cacert) if cacert else ssl.create_default_context()
 
 
+def with_pycurl(pairs: list[tuple[str, str]], parallel: int, connections: int, cacert: str) -> None:
+    import pycurl
+
+    curl = pycurl.Curl()
+    version = "3ONLY" if os.environ.get("BENCH_HTTP3") == "1" else "2TLS" if os.environ.get("BENCH_HTTP2") == "1" else "1_1"
+    curl.setopt(pycurl.HTTP_VERSION, getattr(pycurl, f"CURL_HTTP_VERSION_{version}"))
+    curl.setopt(pycurl.FAILONERROR, True)
+    if cacert:
+        curl.setopt(pycurl.CAINFO, cacert)
+    for url, path in pairs:
+        with open(path, "wb", 128 << 10) as file:  # longer writes were measured to cost more on virtual machines
+            curl.setopt(pycurl.URL, url)
+            curl.setopt(pycurl.WRITEFUNCTION, file.write, use_memoryview=True)
+            curl.perform()
+    curl.close()
+
+
 def with_requests(pairs: list[tuple[str, str]], parallel: int, connections: int, cacert: str) -> None:
     import requests
 

@@ -108,11 +108,14 @@ def command_for(
     """The command line. Raises `Unable`."""
     if origin.cacert and scenario.kind == "many":
         raise Unable("not set up for many files over TLS")
+    if scenario.http3 and not getattr(tool, "http3", False):
+        raise Unable("no HTTP/3")
     extra = Extra(
         origin.cacert,
         resume,
         files[0].sha256 if scenario.checksum else "",
         scenario.http2,
+        scenario.http3,
         sum(file.size for file in files),
     )
     connections = scenario.connections

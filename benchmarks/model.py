@@ -29,12 +29,14 @@ class Extra(NamedTuple):
     checksum: str = ""
     """Hexadecimal SHA-256 that the tool shall verify."""
     http2: bool = False
+    http3: bool = False
+    """Only tools with `http3 = True` are asked."""
     size: int = 0
     """Of the file. For the baseline alone: tools find it out."""
 
 
 class Tool(Protocol):
-    """A file in `benchmarks/tools/`. `many` is optional, and so are `single` and `baseline` (see `benchmarks.tools`)."""
+    """A file in `benchmarks/tools/`. What else it may have: see `benchmarks.tools`."""
 
     label: str
 
@@ -93,6 +95,7 @@ class Scenario:
     """Which time it is about: wall or first_request."""
     checksum: bool = False
     http2: bool = False
+    http3: bool = False
     in_memory: bool = False
     """Downloads go to tmpfs instead of the file system of the output folder."""
     full_only: bool = False

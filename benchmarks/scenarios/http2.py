@@ -1,4 +1,7 @@
-"""HTTP/2 alone. nginx writes 8 KiB frames, Caddy many small ones: what many small writes cost a tool."""
+"""HTTP/2 and HTTP/3 alone: what many small writes cost a tool.
+
+nginx writes frames of 8 KiB and Caddy smaller ones; over HTTP/3 a block is what fits into a packet of UDP, 1.4 KB.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,19 @@ SCENARIOS = (
         "http2_caddy",
         "HTTP/2 from Caddy",
         "The same from Caddy, whose frames are smaller.",
-        size=512 * MIB,
+        size=GIB,
         quick=128 * MIB,
         origin=partial(caddy, tls=True),
         http2=True,
+    ),
+    Scenario(
+        "http3",
+        "HTTP/3 from Caddy",
+        "The same over QUIC, which curl as packaged rarely has: compared with libcurl alone, the one that fastidm is built on.",
+        size=512 * MIB,
+        quick=128 * MIB,
+        origin=partial(caddy, tls=True),
+        http3=True,
+        tools=("fastidm", "libcurl"),
     ),
 )

@@ -5,7 +5,8 @@
 * `command(url, path, connections, extra)`: the command line, absolute path first; raises `Unable` for what it cannot do.
 
 Optional: `many(urls, folder, parallel, connections, extra)`, several files by one command; `single = True` for a tool with one
-connection, whose time on a throttled server is known beforehand and so is measured once; `baseline = True` for what is no tool.
+connection, whose time on a throttled server is known beforehand and so is measured once; `http3 = True` where it has HTTP/3;
+`baseline = True` for what is no tool.
 """
 
 from __future__ import annotations

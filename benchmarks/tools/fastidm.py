@@ -8,6 +8,7 @@ from benchmarks.finding import ENV
 from benchmarks.model import Extra, Unable
 
 label = "fastidm"
+http3 = True
 
 
 def version() -> str | None:
@@ -30,10 +31,9 @@ def many(urls: list[str], folder: str, parallel: int, connections: int, extra: E
 
 def base(connections: int, extra: Extra, io: str = "auto", pure: bool = False) -> list[str]:
     """What all variants have in common."""
-    if extra.http2:
-        raise Unable("it has no switch for HTTP/2")
     command = [ENV, "FASTIDM_PURE=1"] if pure else []
     command += [sys.executable, "-m", "fastidm", "--quiet", "--conn", str(connections), "--io", io]
+    command += ["--http", "3" if extra.http3 else "2"] if extra.http2 or extra.http3 else []
     command += ["--cacert", extra.cacert] if extra.cacert else []
     command += ["--checksum", f"sha256:{extra.checksum}"] if extra.checksum else []
     return command
