@@ -169,6 +169,8 @@ class Transfers:
     def cancel(self, transfer: Transfer) -> None:
         """End a transfer; its `on_end` is not called. Not from within a callback."""
         if self._active.pop(transfer.curl, None) is not None:
+            # It was perhaps too slow, and over HTTP/2 and 3 libcurl would keep it.
+            transfer.curl.setopt(pycurl.FORBID_REUSE, 1)
             self._release(transfer.curl)
 
     def wait(self, timeout: float) -> None:

@@ -129,6 +129,20 @@ def test_requests_at_the_same_time_share_no_connection(version: str, world: Worl
     assert len({request.connection for request in requests}) == 3, "the first one is used again"
 
 
+@pytest.mark.parametrize("version", ["1.1", "2", "3"])
+def test_the_connection_of_a_cancelled_transfer_is_not_used_again(version: str, world: World, caddy: Caddy, ca: CA) -> None:
+    options = Options(cacert=ca.file, http=version)
+    first, second = caddy.add("given-up.bin", content(50_000_000)), caddy.add("next.bin", content(1000))
+    transfer = world.start(first, got := Got(), options=options)
+    world.until(lambda: got.body)
+    world.transfers.cancel(transfer)
+    world.start(second, other := Got(), options=options)
+    world.until(lambda: other.end)
+    assert other.body == content(1000)
+    (given_up,), (used,) = caddy.wait_for_requests(1, first), caddy.wait_for_requests(1, second)
+    assert given_up.connection != used.connection
+
+
 @pytest.mark.parametrize(
     ("code", "trouble"),
     [(16, Trouble.BROKEN), (92, Trouble.BROKEN), (95, Trouble.BROKEN), (96, Trouble.CONNECT), (55, Trouble.BROKEN)],
