@@ -30,6 +30,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -62,6 +63,7 @@
 
 enum { HOLD, ARMED, FULL, FAILED, CLOSED };
 enum { PWRITE, MAP };
+enum { IMPOSSIBLE = -1 };
 enum { START, STOP, POSITION, CHECK, WORDS }; /* of a row; CHECK is ~position, see fastidm/core/segments.py */
 static const char *const state_names[] = {"HOLD", "ARMED", "FULL", "FAILED", "CLOSED"};
 
@@ -693,6 +695,52 @@ static PyMemberDef sink_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+/* ---- a small file in one go, see fastidm/storage/whole.py ---- */
+
+static int write_all(int fd, const char *data, Py_ssize_t length)
+{
+    for (Py_ssize_t n, at = 0; at < length; at += n) {
+        do n = pwrite(fd, data + at, (size_t)(length - at), at);
+        while (n < 0 && errno == EINTR);
+        if (n <= 0) return n < 0 ? errno : EIO;
+    }
+    return 0;
+}
+
+static int name_it(int fd, const char *path)
+{
+    char self[32];
+    snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+    if (linkat(AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0) return 0;
+    return errno == EEXIST ? EEXIST : IMPOSSIBLE;
+}
+
+static PyObject *write_whole(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    const char *folder, *path;
+    Py_buffer data;
+    int sync, error = IMPOSSIBLE;
+    if (!PyArg_ParseTuple(args, "yyy*p:write_whole", &folder, &path, &data, &sync)) return NULL;
+#ifdef O_TMPFILE
+    Py_BEGIN_ALLOW_THREADS
+    int fd = open(folder, O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
+    if (fd >= 0) {
+        error = write_all(fd, data.buf, data.len);
+        if (!error && sync && fdatasync(fd) < 0) error = errno;
+        if (!error) error = name_it(fd, path);
+        close(fd);
+    }
+    Py_END_ALLOW_THREADS
+#endif
+    PyBuffer_Release(&data);
+    return PyLong_FromLong(error);
+}
+
+static PyMethodDef functions[] = {
+    {"write_whole", write_whole, METH_VARARGS, "See fastidm.storage.whole."},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot sink_slots[] = {
     {Py_tp_doc, "The sink in C; fastidm.storage.sink.PureSink documents it."},
     {Py_tp_new, (void *)sink_new},
@@ -733,6 +781,7 @@ static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, (void *)module_exec}, {0
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "fastidm._hotpath",
+    .m_methods = functions,
     .m_slots = module_slots,
 };
 

@@ -17,11 +17,9 @@ from types import TracebackType
 from fastidm.engine import Engine, free_descriptors
 from fastidm.errors import FastidmError, InterruptedDownload, UsageError, redact
 from fastidm.events import DownloadStatus, Event, Failed, Finished
-from fastidm.options import Options, check_url
+from fastidm.options import MAX_DOWNLOADS, Options, check_url
 from fastidm.running import RunningTask
 
-MAX_DOWNLOADS = 3
-"""Tasks that run at the same time, unless the caller says otherwise."""
 TASK_FILES = 5
 """Descriptors that a task needs beside its connections: part file and journal, each once for its lock and once for its bytes,
 and for a moment its folder."""
@@ -36,12 +34,15 @@ class DownloadTask:
         self.result: Finished | None = None
         self._running: RunningTask | None = None
         self._stopped = False
+        self._end: tuple[DownloadStatus, str | None, FastidmError | None] | None = None
 
     def __repr__(self) -> str:
         return f"<DownloadTask {redact(self.url)} {self.status.value}>"
 
     @property
     def status(self) -> DownloadStatus:
+        if self._end is not None:
+            return self._end[0]
         if self._running is None:
             return DownloadStatus.PAUSED if self._stopped else DownloadStatus.PENDING
         return self._running.machine.status
@@ -49,6 +50,8 @@ class DownloadTask:
     @property
     def path(self) -> str | None:
         """Where the file is, or will be; None until the name is known."""
+        if self._end is not None:
+            return self._end[1]
         return self._running.path if self._running is not None else self.options.output
 
     @property
@@ -56,7 +59,14 @@ class DownloadTask:
         """Why it failed or was stopped; None otherwise."""
         if self.status is DownloadStatus.PAUSED:
             return InterruptedDownload("stopped before the end; everything received is kept")
+        if self._end is not None:
+            return self._end[2]
         return self._running.machine.error if self._running is not None else None
+
+    def _ended(self) -> None:
+        """Keep what may still be asked, and let go of the rest: of a thousand files all but a few have ended."""
+        self._end = self.status, self.path, self.error
+        self._running = None
 
 
 class DownloadManager:
@@ -164,6 +174,8 @@ class DownloadManager:
     def _event(self, task: DownloadTask, event: Event) -> None:
         if isinstance(event, Finished):
             task.result = event
+        if isinstance(event, Finished | Failed):
+            task._ended()
         if self._observer is not None:
             self._observer(task, event)
         if isinstance(event, Finished | Failed):

@@ -14,6 +14,8 @@ from fastidm.errors import UsageError, printable, redact
 SCHEMES = ("http", "https")
 PROXY_SCHEMES = ("http", "https", "socks4a", "socks5h")
 MAX_CONNECTIONS = 128
+MAX_DOWNLOADS = 3
+"""Files that are downloaded at the same time, unless the caller says otherwise."""
 MOST = 1_000_000
 """The largest number of seconds, retries or redirects: more than anybody waits, and safe for libcurl."""
 IO_MODES = ("auto", "mmap", "pwrite")

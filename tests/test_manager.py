@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fastidm
+from fastidm.core.task import TaskMachine
 from fastidm.errors import ExistsError, InterruptedDownload, NotFoundError, UsageError
 from fastidm.events import DownloadStatus, Event, Finished, Progress, Started
 from fastidm.manager import DownloadManager, DownloadTask
@@ -41,6 +43,18 @@ def test_download_raises_the_leaf_of_the_error_tree(tmp_path: Path, nginx: Nginx
     with pytest.raises(ExistsError):
         fastidm.download(url, options)
     assert os.listdir(tmp_path) == ["twice.bin"]
+
+
+def test_a_task_that_has_ended_keeps_what_may_be_asked_and_lets_go_of_the_rest(tmp_path: Path, nginx: Nginx) -> None:
+    with DownloadManager() as manager:
+        options = Options(directory=str(tmp_path))
+        good, bad = (manager.add(url, options) for url in (nginx.add("good.bin", b"x"), nginx.url + "/missing"))
+        manager.run()
+    assert (good.status, good.path, good.error) == (DownloadStatus.COMPLETED, str(tmp_path / "good.bin"), None)
+    assert bad.status is DownloadStatus.FAILED
+    assert isinstance(bad.error, NotFoundError)
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, TaskMachine) and thing.url in (good.url, bad.url)]
 
 
 def test_many_files_run_a_few_at_a_time_and_each_is_right(tmp_path: Path, nginx: Nginx) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks.finding import ENV
-from benchmarks.model import Extra, Unable
+from benchmarks.model import Extra
 
 label = "fastidm"
 http3 = True
@@ -24,9 +24,7 @@ def command(url: str, path: str, connections: int, extra: Extra) -> list[str]:
 
 
 def many(urls: list[str], folder: str, parallel: int, connections: int, extra: Extra) -> list[str]:
-    if parallel > 16:
-        raise Unable("the command runs three files at a time; see fastidm_api")
-    return [*base(connections, extra), "--no-sync", "-d", folder, *urls]
+    return [*base(connections, extra), "--no-sync", "--max-downloads", str(parallel), "-d", folder, *urls]
 
 
 def base(connections: int, extra: Extra, io: str = "auto", pure: bool = False) -> list[str]:

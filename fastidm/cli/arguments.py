@@ -21,6 +21,7 @@ from fastidm.options import (
     HTTP_VERSIONS,
     IO_MODES,
     MAX_CONNECTIONS,
+    MAX_DOWNLOADS,
     ON_CHANGE,
     PROXY_SCHEMES,
     Options,
@@ -40,7 +41,9 @@ FOREIGN = {
     "-c": "downloads are always continued, leave it out",
     "--split": "did you mean --conn?",
     "-s": "did you mean --conn, or --quiet?",
-    "-j": "did you mean --conn?",
+    "-j": "did you mean --max-downloads, or --conn?",
+    "--parallel-max": "did you mean --max-downloads?",
+    "--max-concurrent-downloads": "did you mean --max-downloads?",
     "--max-connection-per-server": "did you mean --conn?",
     "--num-connections": "did you mean --conn?",
     "--max-speed": "did you mean --limit-rate?",
@@ -57,6 +60,7 @@ examples:
   fastidm https://example.com/disk.iso                   one file, up to 16 connections
   fastidm -n 32 -o disk.iso https://example.com/latest   more connections, a name of your own
   fastidm -d ~/Downloads URL1 URL2 URL3                  several files into one folder
+  fastidm --max-downloads 16 $(cat urls.txt)             many small files, 16 at a time
   fastidm --checksum sha256:9f86d0...0a08 URL           the file appears only if the checksum is right
   fastidm --limit-rate 2M --quiet URL                    gently, and silent unless something fails
   FASTIDM_PASSWORD=... fastidm --user ann URL            a password that no process list shows
@@ -77,9 +81,12 @@ environment:
 class Command:
     """What one command line asks for."""
 
-    def __init__(self, urls: tuple[str, ...], options: Options, quiet: bool, json: bool) -> None:
+    def __init__(
+        self, urls: tuple[str, ...], options: Options, quiet: bool, json: bool, max_downloads: int = MAX_DOWNLOADS
+    ) -> None:
         self.urls = urls
         self.options = options
+        self.max_downloads = max_downloads
         self.quiet = quiet
         self.json = json
 
@@ -116,6 +123,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     if "overwrite" in values and "rename" in values:
         raise UsageError("--overwrite and --rename exclude each other")
     quiet, json = values.pop("quiet", False), values.pop("json", False)
+    max_downloads = values.pop("max_downloads", MAX_DOWNLOADS)
     if "headers" in values:
         values["headers"] = tuple(line for lines in values["headers"] for line in lines)
     if "user" in values:
@@ -126,7 +134,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         options = Options(**values)
     except UsageError as error:
         raise _in_words_of_the_command_line(error, parser) from None
-    return Command(urls, options, quiet, json)
+    return Command(urls, options, quiet, json, max_downloads)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -175,6 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     add = _group(parser, "speed")
     default = f"1 to {MAX_CONNECTIONS} (default {Options.connections})"
     add("-n", "--conn", dest="connections", metavar="N", type=_whole, help=f"most connections for a file, {default}")
+    default = f"(default {MAX_DOWNLOADS})"
+    add("--max-downloads", metavar="N", type=_at_least_one, help=f"most files at the same time {default}")
     add("--limit-rate", metavar="RATE", type=_limit_rate, help="bytes a second for each file: 500k, 10M, 1.5G")
     default = f"{_either(HTTP_VERSIONS)} (default {Options.http})"
     add("--http", metavar="VERSION", type=_http, help=f"newest HTTP version to use with https: {default}")
@@ -285,6 +295,13 @@ def _whole(flag: str, text: str) -> int:
         return int(text)
     except ValueError:
         raise UsageError(f"{flag} must be a whole number, not {text[:40]!r}") from None
+
+
+def _at_least_one(flag: str, text: str) -> int:
+    number = _whole(flag, text)
+    if number < 1:
+        raise UsageError(f"{flag} must be at least 1")
+    return number
 
 
 def _seconds(flag: str, text: str) -> float:

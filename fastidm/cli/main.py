@@ -65,7 +65,7 @@ class Manager(Protocol):
 def run(arguments: Sequence[str], manager_factory: Callable[..., Manager] | None = None) -> int:
     """Do what `arguments` (without the program's name) say; returns the exit code.
 
-    Parameters: `manager_factory`, called with `observer=`, makes the manager; None: `DownloadManager`.
+    Parameters: `manager_factory`, called with `observer=` and `max_downloads=`, makes the manager; None: `DownloadManager`.
     """
     try:
         command = parse(arguments)
@@ -104,7 +104,7 @@ class Run:
         """Download; returns the exit code. Raises what `add` and `run` of the manager raise."""
         before = self._take_signals()
         try:
-            manager = self.manager = manager_factory(observer=self.observe)
+            manager = self.manager = manager_factory(observer=self.observe, max_downloads=self.command.max_downloads)
             tasks = [manager.add(url, self.command.options) for url in self.command.urls]
             self.numbers = {id(task): number for number, task in enumerate(tasks, 1)}
             self.reporter.begin(self.command.urls, self.command.options.output)
@@ -268,7 +268,7 @@ def _can_show(stream: TextIO) -> bool:
     return True
 
 
-def _download_manager(observer: Callable[[Any, Event], None]) -> Manager:
+def _download_manager(observer: Callable[[Any, Event], None], max_downloads: int) -> Manager:
     from fastidm.manager import DownloadManager
 
-    return DownloadManager(observer=observer)
+    return DownloadManager(observer=observer, max_downloads=max_downloads)

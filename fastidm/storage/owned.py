@@ -87,14 +87,6 @@ def open_locked(path: str, *, linked: bool) -> int:
     raise locked(path)
 
 
-def nameless(folder: str) -> int:
-    """A descriptor of a new file in `folder` that has no name and the usual permissions; -1: there are no such files here."""
-    try:
-        return os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
-    except (OSError, AttributeError):  # AttributeError: not on Linux
-        return -1
-
-
 def write(fd: int, data: bytearray) -> None:
     """Write all of it at the front. Raises `OSError`."""
     with memoryview(data) as left:

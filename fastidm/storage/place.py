@@ -106,19 +106,6 @@ def publish(part_path: str, path: str, shown: str, *, overwrite: bool) -> None:
         os.unlink(part_path)
 
 
-def link_nameless(fd: int, path: str, shown: str) -> bool:
-    """Give a name to a file without one. False: that cannot be done here. Raises `ExistsError`, `UnsafePathError`."""
-    try:
-        # The descriptor of a folder is not used, as the path is absolute; but without one Python does not follow the link.
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
-    except FileExistsError:
-        check_name(path, shown, overwrite=False)
-        raise _exists(shown) from None
-    except OSError:
-        return False  # no /proc, or no links: the long way will say what is wrong, if anything is
-    return True
-
-
 def same_file(one: str, other: str) -> bool:
     """Whether both are names of one file; links are not followed."""
     try:

@@ -3,7 +3,7 @@
 Rules of this module:
 
 * `Sink` is the C one; without a built extension, or with FASTIDM_PURE=1 in the environment, it is `PureSink`. The two
-  do the same with the same bytes, and the same tests run on both. Nothing else imports `fastidm._hotpath`.
+  do the same with the same bytes, and the same tests run on both.
 * A sink cannot write outside its row, nor at or beyond the end of the file, whatever it is given (`_bounds`).
 * A row's position moves after its bytes are in the file, never before (`_advance`).
 * A row is read anew for every piece: its owner may lower `stop` at any time, and when two sinks fill one row, whoever

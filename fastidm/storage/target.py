@@ -23,7 +23,7 @@ from fastidm.core.response import Content as Content
 from fastidm.core.segments import ROW_BYTES
 from fastidm.errors import ExistsError, IntegrityError, LockedError, StorageError, printable, redact
 from fastidm.options import Options
-from fastidm.storage import owned, place
+from fastidm.storage import owned, place, whole
 from fastidm.storage.errors import mapped
 from fastidm.storage.naming import JOURNAL_SUFFIX, PART_SUFFIX, numbered
 from fastidm.storage.partfile import SMALL as SMALL
@@ -58,7 +58,7 @@ class Target:
 
     def __init__(self, path: str, url: str, options: Options) -> None:
         try:
-            self._here = os.getcwd()  # whoever embeds us may change it meanwhile
+            self._here = "" if os.path.isabs(path) else os.getcwd()  # whoever embeds us may change it meanwhile
         except OSError:
             self._here = "."
         self._wanted = path
@@ -269,37 +269,29 @@ class Target:
             pass  # the file is complete and in its place; a journal without a part file is worth nothing
 
     def _store(self, memory: bytearray, checksum: tuple[str, str] | None) -> bool:
-        """Write the file and give it its name in one go: until then it has none, and a process that dies leaves nothing.
-
-        False where files without a name cannot be made, or cannot be used.
-        """
+        """Write the file and give it its name in one go. False where that cannot be done."""
         with mapped(self.path):
             if checksum:
                 from hashlib import new
 
                 self._compare_digests(new(checksum[0], memory).hexdigest(), checksum)
-            fd = -1 if self._options.overwrite else owned.nameless(os.path.dirname(self._final))
-            try:
-                if fd >= 0:
-                    owned.write(fd, memory)
-                    if self._options.sync:
-                        owned.sync(fd)
-                    if self._link(fd):
-                        if self._options.sync:
-                            owned.sync_folder(os.path.dirname(self._final))
-                        return True
-            finally:
-                if fd >= 0:
-                    os.close(fd)
+            while not self._options.overwrite:
+                try:
+                    done = whole.write(self._final, memory, sync=self._options.sync)
+                except FileExistsError:
+                    self._name_is_taken()
+                else:
+                    if done and self._options.sync:
+                        owned.sync_folder(os.path.dirname(self._final))
+                    return done
         return False
 
-    def _link(self, fd: int) -> bool:
-        """Give the final name to a file that has none. False: it cannot be done here. Raises `ExistsError`, `OSError`."""
-        while True:
-            try:
-                return place.link_nameless(fd, self._final, self.path)
-            except ExistsError as error:
-                self._next_name(error)
+    def _name_is_taken(self) -> None:
+        """Go on to the next name; raises `ExistsError`, `UnsafePathError` if that is not wanted."""
+        try:
+            place.check_name(self._final, self.path, overwrite=False)
+        except ExistsError as error:
+            self._next_name(error)
 
     def close(self, keep: bool = True) -> None:
         """Close everything and keep what can be resumed; what cannot is removed. Idempotent, raises nothing.

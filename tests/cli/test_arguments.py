@@ -84,6 +84,8 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     (["--token:abc", URL], "unknown flag --token;", ""),
     (["-n", "0", URL], "--conn must be 1 to 128, not 0", ""),
     (["-n", "129", URL], "--conn must be 1 to 128, not 129", ""),
+    (["--max-downloads", "0", URL], "--max-downloads must be at least 1", ""),
+    (["--max-downloads", "few", URL], "--max-downloads must be a whole number, not 'few'", ""),
     (["-n", "many", URL], "--conn must be a whole number, not 'many'", ""),
     (["--conn", "1.5", URL], "--conn must be a whole number", ""),
     (["--timeout", "soon", URL], "--timeout must be a number of seconds", ""),

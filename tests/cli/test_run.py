@@ -19,7 +19,7 @@ from fastidm.cli.arguments import parse
 from fastidm.cli.main import Run, how_to_go_on, run
 from fastidm.errors import EXIT_CODES, FastidmError, NoSpaceError, NotFoundError, UsageError
 from fastidm.events import Event, Failed, Finished, Progress, Retrying, Started
-from fastidm.options import Options
+from fastidm.options import MAX_DOWNLOADS, Options
 
 ROOT = Path(__file__).parents[2]
 URL = "https://example.com/file.iso"
@@ -49,8 +49,8 @@ class ScriptedManager:
         self.stops = 0
         self.ran = self.closed = False
 
-    def __call__(self, observer: Callable[[Any, Event], None]) -> ScriptedManager:
-        self.observer = observer
+    def __call__(self, observer: Callable[[Any, Event], None], max_downloads: int) -> ScriptedManager:
+        self.observer, self.max_downloads = observer, max_downloads
         return self
 
     def add(self, url: str, options: Options) -> ScriptedTask:
@@ -108,6 +108,13 @@ def test_a_finished_file_is_exit_code_0_and_one_summary_line(capsys: pytest.Capt
     assert manager.added == [(URL, Options(connections=4))]
     assert manager.closed
     assert capsys.readouterr() == ("", "/d/file.iso  256.0 MiB in 4.1 s, 62.4 MiB/s, 16 connections\n")
+
+
+@pytest.mark.parametrize(("flags", "expected"), [([], MAX_DOWNLOADS), (["--max-downloads", "16"], 16)])
+def test_as_many_files_run_at_the_same_time_as_is_asked_for(flags: list[str], expected: int) -> None:
+    manager = ScriptedManager((0, DONE))
+    assert run([*flags, URL], manager) == 0
+    assert manager.max_downloads == expected
 
 
 @pytest.mark.parametrize("code", sorted(set(EXIT_CODES) - {0, 7}))
@@ -258,7 +265,7 @@ import os, signal, sys, time
 from fastidm.cli.main import run
 from fastidm.events import Finished, Progress, Started
 class Manager:
-    def __init__(self, observer): self.observer = observer
+    def __init__(self, observer, max_downloads): self.observer = observer
     def add(self, url, options): self.task = self; self.error = self.result = None; return self
     def stop(self): pass
     def close(self): pass

@@ -33,7 +33,7 @@ from fastidm.errors import (
     UnsafePathError,
 )
 from fastidm.options import Options
-from fastidm.storage import linux, owned, pages
+from fastidm.storage import linux, pages, whole
 from fastidm.storage.journal import ROWS, Journal
 from fastidm.storage.pages import JOURNAL_SIZE
 from fastidm.storage.target import SMALL, Content, Resumable, Target
@@ -1008,7 +1008,7 @@ def test_discarding_leaves_nothing_and_closing_is_always_allowed(tmp_path: Path)
 def test_where_no_file_can_be_without_a_name_a_small_one_takes_the_long_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(owned, "nameless", lambda folder: -1)
+    monkeypatch.setattr(whole, "write_whole", lambda folder, path, data, sync: whole.IMPOSSIBLE)
     target = begun(tmp_path / "file", Content(1000, None, None), sync=sync, **options)
     put(target, SLICE[:1000])
     target.finish(1000, None, never)
