@@ -21,7 +21,7 @@ LARGE = 64 << 20
 """Bytes: below this the choice costs more than it saves."""
 ENOUGH = 4 << 20
 """Bytes that each way must have written before it is judged."""
-WINDOW = 2 << 20
+WINDOW = 512 << 10
 """Bytes of the file that one connection keeps mapped. A shorter window was measured to cost ten times as much: the CPU maps
 2 MiB in one piece."""
 MANY = 24

@@ -5,6 +5,7 @@ Rules of this module:
 * `Sink` is the C one; without a built extension, or with FASTIDM_PURE=1 in the environment, it is `PureSink`. The two
   do the same with the same bytes, and the same tests run on both.
 * A sink cannot write outside its row, nor at or beyond the end of the file, whatever it is given (`_bounds`).
+* From a row's position to its limit a map may leave zeros: it clears pages before it fills them (`_blank`).
 * A row's position moves after its bytes are in the file, never before (`_advance`).
 * A row is read anew for every piece: its owner may lower `stop` at any time, and when two sinks fill one row, whoever
   is ahead writes; what the other one brings lies below the position by then, and is compared.
@@ -43,11 +44,14 @@ STATE_NAMES = ("HOLD", "ARMED", "FULL", "FAILED", "CLOSED")
 # The reasons for these numbers are at their twins in _hotpath.c.
 _GATHER = 128 << 10
 _POPULATE_STEP = 128 << 10
-_WINDOW = 2 << 20
+_WINDOW = 512 << 10
 _LARGEST = 1 << 30
 _LONGEST_SEAM = 64 << 10
 _COMPARE_STEP = 16 << 10
+_ZEROS = bytes(_POPULATE_STEP)
+_MADV_POPULATE_READ = 22
 _MADV_POPULATE_WRITE = 23
+_TMPFS = 0x01021994
 
 
 class PureSink:
@@ -57,8 +61,8 @@ class PureSink:
     held until `close`; `size`, bytes of the part file, or -1 when unknown (then the mode is always PWRITE); `dirty`, a
     list to which the sink adds itself when it begins to gather: its owner calls `flush` on each and clears it, soon;
     `gather`, bytes that PWRITE gathers; `window`, bytes that MAP maps, rounded up to whole pages. Both lie at multiples
-    of themselves in the file; a window of less than 2 MiB is slow. `memory`, a writable buffer of `size` bytes that stands for
-    the file, held until `close`; then `fd` is not used, and nothing is gathered.
+    of themselves in the file. `memory`, a writable buffer of `size` bytes that stands for the file, held until `close`; then `fd` is
+    not used, and nothing is gathered.
 
     All attributes but `mode` are for reading. A `mode` that is set takes effect when the buffer is empty or the window
     is left; it falls back to PWRITE where the file cannot be mapped.
@@ -110,6 +114,7 @@ class PureSink:
         self._gathered = bytearray()  # the last bytes before the cursor
         self._map: mmap.mmap | None = None  # the file's [map_start, map_stop), populated once below ready
         self._map_start = self._map_stop = self._ready = 0
+        self._advice = 0  # what makes pages ready; 0: not asked yet
         self._position = self._limit = 0
         self._seam = 0  # bytes after the row's stop that are to be kept
         self._crossing = False  # the row is full, what comes now is kept
@@ -361,6 +366,10 @@ class PureSink:
 
         if self._fd < 0:
             return  # to the mmap module, -1 means memory without a file
+        if not self._advice:
+            from fastidm.storage import linux
+
+            self._advice = _MADV_POPULATE_READ if linux.file_system(self._fd) == _TMPFS else _MADV_POPULATE_WRITE
         start = at - at % self._window
         length = min(self._window, self._size - start)
         try:
@@ -373,11 +382,14 @@ class PureSink:
 
     def _populate(self, window: mmap.mmap, at: int, to: int) -> bool:
         """Make [at, to) of the window writable without a fault, for now. False: this map is no good."""
-        at -= at % self._page
         while at < to:
-            stop = to if to <= self._ready else min((at // _POPULATE_STEP + 1) * _POPULATE_STEP, self._map_stop)
+            stop = to
+            if stop > self._ready:
+                stop = min((max(at, self._ready) // _POPULATE_STEP + 1) * _POPULATE_STEP, self._limit, self._map_stop)
+                self._blank(max(at, self._ready), stop)
+            first = at - at % self._page
             try:
-                window.madvise(_MADV_POPULATE_WRITE, at - self._map_start, stop - at)
+                window.madvise(self._advice, first - self._map_start, stop - first)
             except OSError as error:
                 if error.errno == codes.EFAULT:
                     cut = os.fstat(self._fd).st_size < stop
@@ -386,6 +398,16 @@ class PureSink:
             at = stop
             self._ready = max(self._ready, at)
         return True
+
+    def _blank(self, at: int, to: int) -> None:
+        """Write zeros where the row's bytes will be: so their pages are cheaper than by faults, see the twin in _hotpath.c."""
+        if os.fstat(self._fd).st_size < to:
+            raise OSError(codes.EIO, "the file was cut, and is not to grow again")
+        while at < to:
+            n = os.pwrite(self._fd, _ZEROS[: to - at], at)
+            if n == 0:
+                raise OSError(codes.EIO, "nothing was written")
+            at += n
 
 
 def _words(table: WriteableBuffer) -> memoryview:

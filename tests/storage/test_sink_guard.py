@@ -35,7 +35,7 @@ else:
     from fastidm.storage.sink import PureSink as Sink
 
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-SIZE, WINDOW, READY = 5 << 20, 2 << 20, 128 << 10
+SIZE, WINDOW, READY = 5 << 20, 512 << 10, 128 << 10
 BLOCK = b"x" * (16 << 10)
 MAP = 1
 
@@ -118,10 +118,11 @@ class Instruction(ctypes.Structure):
 
 
 def no_populating():
-    "From now on madvise answers MADV_POPULATE_WRITE like a kernel that does not know it, with EINVAL."
+    "From now on madvise answers MADV_POPULATE_READ and _WRITE like a kernel that does not know them, with EINVAL."
     number = {{"x86_64": 28, "aarch64": 233}}[os.uname().machine]
     load, equal, end = 0x20, 0x15, 0x06
-    lines = [(load, 0, 0, 0), (equal, 0, 3, number), (load, 0, 0, 32), (equal, 0, 1, 23), (end, 0, 0, 0x50000 | errno.EINVAL)]
+    lines = [(load, 0, 0, 0), (equal, 0, 4, number), (load, 0, 0, 32), (equal, 1, 0, 22), (equal, 0, 1, 23)]
+    lines.append((end, 0, 0, 0x50000 | errno.EINVAL))
     lines.append((end, 0, 0, 0x7FFF0000))
 
     class Program(ctypes.Structure):
@@ -371,7 +372,7 @@ def test_over_a_handler_that_came_later_nothing_is_mapped(run: Run) -> None:
         faulthandler.disable()
         caught()
     """)
-    told = [CAUGHT, "ARMED MAP 0 2097152 FULL PWRITE 0 5242880", "ARMED PWRITE 0 32768 True", CAUGHT]
+    told = [CAUGHT, "ARMED MAP 0 524288 FULL PWRITE 0 5242880", "ARMED PWRITE 0 32768 True", CAUGHT]
     assert (ended.code, ended.out, ended.err) == (0, told, "")
 
 
