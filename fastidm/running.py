@@ -339,6 +339,8 @@ class RunningTask:
 
     def _retire(self, sink: PureSink) -> None:
         self._seams.keep(sink.cursor - len(sink.beyond), sink.beyond)
+        if self._mode is not None:
+            self._mode.ended(sink)
         sink.close()
 
     def _withdraw(self, action: Withdraw) -> None:

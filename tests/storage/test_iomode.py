@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fastidm.storage.iomode import ENOUGH, LARGE, MANY, IoMode
+from fastidm.storage.iomode import ENOUGH, LARGE, MANY, TRIAL, IoMode
 from fastidm.storage.sink import MAP, PWRITE
 
 
@@ -19,7 +21,12 @@ class Measured:
 
 def settle(mode: IoMode, *sinks: Measured) -> set[int]:
     mode.choose(sinks)  # type: ignore[arg-type]
-    return {mode.sink_settings()["mode"] for _ in range(4)}
+    return modes(mode)
+
+
+def modes(mode: IoMode) -> set[int]:
+    """What the next sinks are made with."""
+    return {mode.sink_settings()["mode"] for _ in range(TRIAL)}
 
 
 @pytest.mark.parametrize(("wish", "mode"), [("mmap", MAP), ("pwrite", PWRITE)])
@@ -28,13 +35,45 @@ def test_a_forced_mode_is_kept_whatever_it_costs(wish: str, mode: int) -> None:
     assert settle(IoMode(wish, LARGE, 16), Measured(MAP, 2.0), Measured(PWRITE, 1.0)) == {mode}
 
 
-def test_auto_tries_both_and_keeps_the_cheaper_for_new_and_for_running_sinks() -> None:
-    for map_cost, chosen in ((0.5, MAP), (2.0, PWRITE)):
-        mode = IoMode("auto", LARGE, 16)
-        assert {mode.sink_settings()["mode"] for _ in range(2)} == {MAP, PWRITE}
-        sinks = [Measured(MAP, map_cost), Measured(PWRITE, 1.0)]
-        assert settle(mode, *sinks) == {chosen}
-        assert {sink.mode for sink in sinks} == {chosen}
+@pytest.mark.parametrize(("map_cost", "chosen"), [(0.5, MAP), (0.75, MAP), (0.85, PWRITE), (1.0, PWRITE), (20.0, PWRITE)])
+def test_auto_tries_both_and_keeps_the_map_if_it_is_clearly_cheaper(map_cost: float, chosen: int) -> None:
+    mode = IoMode("auto", LARGE, 16)
+    assert modes(mode) == {MAP, PWRITE}
+    sinks = [Measured(MAP, map_cost), Measured(PWRITE, 1.0)]
+    assert settle(mode, *sinks) == {chosen}
+    assert {sink.mode for sink in sinks} == {chosen}
+
+
+def test_one_connection_in_eight_tries_the_map_and_the_second_begins() -> None:
+    mode = IoMode("auto", LARGE, 16)
+    tried = [mode.sink_settings()["mode"] for _ in range(16)]
+    assert [number for number, each in enumerate(tried, 1) if each == MAP] == [2, 10]
+
+
+MEASURED = st.tuples(st.sampled_from([MAP, PWRITE]), st.floats(0.1, 10.0), st.integers(0, ENOUGH), st.booleans())
+
+
+@given(st.lists(MEASURED, max_size=12))
+def test_a_sink_that_has_ended_counts_like_one_that_runs(measured: list[tuple[int, float, int, bool]]) -> None:
+    running, partly = IoMode("auto", LARGE, 16), IoMode("auto", LARGE, 16)
+    sinks = [(Measured(*each), ended) for *each, ended in measured]
+    for sink, ended in sinks:
+        if ended:
+            partly.ended(sink)  # type: ignore[arg-type]
+    partly.choose([sink for sink, ended in sinks if not ended])  # type: ignore[misc]
+    again = [Measured(*each) for *each, _ in measured]
+    assert settle(running, *again) == modes(partly)
+
+
+def test_connections_that_end_early_do_not_put_the_judgement_off() -> None:
+    """A server that ends each after 1 MiB must not keep the map on trial for ever."""
+    mode = IoMode("auto", LARGE, 16)
+    for _ in range(4):
+        mode.choose([])
+        assert modes(mode) == {MAP, PWRITE}
+        mode.ended(Measured(MAP, 3.0, 1 << 20))  # type: ignore[arg-type]
+        mode.ended(Measured(PWRITE, 1.0, 7 << 20))  # type: ignore[arg-type]
+    assert settle(mode) == {PWRITE}
 
 
 def test_auto_does_not_judge_before_both_have_written_enough() -> None:
