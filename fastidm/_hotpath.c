@@ -46,7 +46,8 @@
 #define GATHER (128 << 10)
 /* Pages of the map are made ready in such steps: the same length for the same reasons. */
 #define POPULATE_STEP (128 << 10)
-/* Windows lie at multiples of this in the file. Longer ones save no time, and their pages count as resident memory. */
+/* Windows lie at multiples of this, in the file and, if they can, in memory: a folio across two page tables is mapped page by
+ * page (m: 1 GiB 0.23 s, else up to 0.46). Longer ones save no time, and their pages count as resident memory. */
 #define WINDOW (512 << 10)
 /* A ceiling for both, so that sums stay far from overflow. */
 #define LARGEST (1 << 30)
@@ -90,6 +91,7 @@ typedef struct {
     char *map;         /* the file's [map_start, map_stop), or NULL; writable without a fault below `ready` */
     long long map_start, map_stop, ready;
     Py_ssize_t window;
+    void *hint;        /* where the last window was: the next one goes there */
 } Sink;
 
 static int fail(Sink *s, int error)
@@ -304,6 +306,11 @@ static void unmap(Sink *s)
     s->map = NULL;
 }
 
+static void *map_at(void *hint, Py_ssize_t length, int fd, long long start)
+{
+    return mmap(hint, (size_t)length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, start);
+}
+
 /* Maps the window that holds `at`, if the file can be mapped and a fault in it would be caught. */
 static void map_window(Sink *s, long long at)
 {
@@ -311,8 +318,12 @@ static void map_window(Sink *s, long long at)
     Py_ssize_t length = least(s->window, s->size - start);
     void *map = MAP_FAILED;
     if (s->advice < 0) s->advice = advice_for(s->fd);
-    if (guarded()) map = mmap(NULL, (size_t)length, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd, start);
-    s->map = map == MAP_FAILED ? NULL : map;
+    if (guarded()) map = map_at(s->hint, length, s->fd, start);
+    if (map != MAP_FAILED && (uintptr_t)map % (uintptr_t)s->window && !s->hint) { /* the free addresses are below, as a rule */
+        munmap(map, (size_t)length);
+        map = map_at((char *)map - (uintptr_t)map % (uintptr_t)s->window, length, s->fd, start);
+    }
+    s->map = s->hint = map == MAP_FAILED ? NULL : map;
     s->map_start = s->ready = start;
     s->map_stop = start + length;
     charge(s, MAP, now_ns() - ns, 0);
