@@ -306,9 +306,14 @@ static void unmap(Sink *s)
     s->map = NULL;
 }
 
-static void *map_at(void *hint, Py_ssize_t length, int fd, long long start)
+/* A free address at a multiple of `length`, or NULL. Only a hint: another thread may take it. */
+static void *free_place(Py_ssize_t length)
 {
-    return mmap(hint, (size_t)length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, start);
+    void *found = mmap(NULL, 2 * (size_t)length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uintptr_t last = (uintptr_t)found + (uintptr_t)length - 1;
+    if (found == MAP_FAILED) return NULL;
+    munmap(found, 2 * (size_t)length);
+    return (void *)(last - last % (uintptr_t)length);
 }
 
 /* Maps the window that holds `at`, if the file can be mapped and a fault in it would be caught. */
@@ -318,12 +323,10 @@ static void map_window(Sink *s, long long at)
     Py_ssize_t length = least(s->window, s->size - start);
     void *map = MAP_FAILED;
     if (s->advice < 0) s->advice = advice_for(s->fd);
-    if (guarded()) map = map_at(s->hint, length, s->fd, start);
-    if (map != MAP_FAILED && (uintptr_t)map % (uintptr_t)s->window && !s->hint) { /* the free addresses are below, as a rule */
-        munmap(map, (size_t)length);
-        map = map_at((char *)map - (uintptr_t)map % (uintptr_t)s->window, length, s->fd, start);
-    }
-    s->map = s->hint = map == MAP_FAILED ? NULL : map;
+    if (!s->hint) s->hint = free_place(s->window);
+    if (guarded()) map = mmap(s->hint, (size_t)length, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd, start);
+    s->map = map == MAP_FAILED ? NULL : map;
+    if (s->map != s->hint) s->hint = NULL; /* somebody was faster */
     s->map_start = s->ready = start;
     s->map_stop = start + length;
     charge(s, MAP, now_ns() - ns, 0);

@@ -61,8 +61,8 @@ class PureSink:
     held until `close`; `size`, bytes of the part file, or -1 when unknown (then the mode is always PWRITE); `dirty`, a
     list to which the sink adds itself when it begins to gather: its owner calls `flush` on each and clears it, soon;
     `gather`, bytes that PWRITE gathers; `window`, bytes that MAP maps, rounded up to whole pages. Both lie at multiples
-    of themselves in the file. `memory`, a writable buffer of `size` bytes that stands for the file, held until `close`; then `fd` is
-    not used, and nothing is gathered.
+    of themselves in the file. `memory`, a writable buffer of `size` bytes that stands for the file, held until `close`;
+    then `fd` is not used, and nothing is gathered.
 
     All attributes but `mode` are for reading. A `mode` that is set takes effect when the buffer is empty or the window
     is left; it falls back to PWRITE where the file cannot be mapped.

@@ -532,6 +532,22 @@ def test_one_window_is_mapped_at_a_time_and_none_when_the_row_is_full(desk: Sit)
     assert counts[-1] == 0
 
 
+@pytest.mark.skipif(not BUILT, reason="the sink in Python cannot choose an address")
+def test_windows_lie_at_multiples_of_their_length_in_memory_too(tmp_path: Path) -> None:
+    """A folio that lies across two page tables is mapped page by page."""
+    d = Desk("c", tmp_path / "part", [(at, SIZE, at) for at in range(0, 4 * PAGE, 1000)])
+    sinks = [d.armed(row, mode=MAP, window=4 * PAGE) for row in range(len(d.table) // WORDS)]
+    for sink in sinks:
+        send(sink, sink.cursor, sink.cursor + 100)
+    lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(d.path) in line]
+    addresses = [int(line.partition("-")[0], 16) for line in lines]
+    for sink in sinks:
+        sink.close()
+    os.close(d.fd)
+    assert addresses
+    assert [at for at in addresses if at % (4 * PAGE)] == []
+
+
 def test_a_window_that_another_sink_has_overtaken_is_left(desk: Sit) -> None:
     d = desk()
     slow, fast = d.armed(mode=MAP, window=PAGE), d.armed(mode=MAP, window=PAGE)
