@@ -251,7 +251,7 @@ def _order(value: str) -> None:
 
         def told(*paths: Any, change: Callable[..., None] = change, **more: Any) -> None:
             change(*paths, **more)
-            _tell("step", what=change.__name__, file=str(paths[-1]))
+            _tell("step", what=change.__name__, file=os.fsdecode(paths[-1]))
 
         setattr(os, change.__name__, told)
 

@@ -439,7 +439,8 @@ def test_a_power_cut_before_the_journal_was_removed(moment: str, left: OddServer
 def test_before_exit_0_data_name_and_folder_are_on_the_disk(
     flags: tuple[str, ...], size: int, odd: Serve, folder: Path
 ) -> None:
-    outcome = run_patched("order", *flags, odd(File(DATA[:size])).url + "/a.bin", cwd=folder)
+    pure = {"FASTIDM_PURE": "1"} if size < MIB else {}  # the C does it in one call, which cannot be watched from here
+    outcome = run_patched("order", *flags, odd(File(DATA[:size])).url + "/a.bin", cwd=folder, env=pure)
     assert outcome.code == 0
     steps = [(step["what"], os.path.basename(step["file"])) for step in outcome.of("step")]
     named = steps.index(("replace" if flags else "link", "a.bin"))

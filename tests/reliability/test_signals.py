@@ -103,7 +103,7 @@ def test_many_that_wait_for_a_stuck_disk_do_not_hold_up_one_on_another(
         if exchange.target == "/good":
             for _ in range(count):
                 assert waiting.acquire(timeout=10)
-        File(DATA[: 100 * KIB])(exchange)
+        File(DATA[: 300 * KIB])(exchange)
 
     def observe(task: DownloadTask, event: Event) -> None:
         if isinstance(event, Finished):
