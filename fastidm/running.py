@@ -301,7 +301,7 @@ class RunningTask:
             self._begin_in_memory(target, action)
         elif rows is None:
             begin = partial(target.begin, action.content, self.machine.rows_anew())
-            self._on_disk(Phase.OPENING, begin, partial(self._opened, anew=True))
+            self._on_disk(Phase.OPENING, begin, partial(self._opened, anew=True), brief=True)
         else:
             self._on_disk(Phase.OPENING, partial(target.resume, rows), partial(self._opened, anew=False))
 
@@ -364,7 +364,7 @@ class RunningTask:
         assert target is not None
         stop = lambda: self.machine.phase is not Phase.FINISHING  # noqa: E731
         job = partial(target.finish, action.size, self._checksum, stop)
-        self._on_disk(Phase.FINISHING, job, self._finished, brief=target.memory is not None and not self.options.sync)
+        self._on_disk(Phase.FINISHING, job, self._finished, brief=not self.options.sync and self._checksum is None)
 
     def _finished(self, result: object, error: BaseException | None) -> None:
         if error is None:

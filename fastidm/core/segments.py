@@ -51,10 +51,10 @@ class SegmentTable:
     def __init__(self, buffer: memoryview | bytearray) -> None:
         self._words = memoryview(buffer).cast("B").cast("q")
         self.capacity = len(self._words) // WORDS
-        every = range(self.capacity)
-        self.order = sorted((r for r in every if self.stop(r) > 0), key=lambda row: (self.start(row), self.stop(row)))
+        starts, stops = self._words[::WORDS].tolist(), self._words[1::WORDS].tolist()
+        self.order = [row for _, _, row in sorted((starts[r], stop, r) for r, stop in enumerate(stops) if stop > 0)]
         """Rows in use, by their place in the file."""
-        self._unused = [r for r in reversed(every) if r not in set(self.order)]
+        self._unused = [row for row in reversed(range(self.capacity)) if stops[row] <= 0]
         at = 0
         for row in self.order:
             start, stop, position = self[row]

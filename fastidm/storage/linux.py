@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import errno
 import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
 
@@ -80,13 +85,21 @@ def umask() -> int | None:
         return None
 
 
+@lru_cache(maxsize=1)
+def _library() -> CDLL:
+    """The C library."""
+    from ctypes import CDLL
+
+    return CDLL(None, use_errno=True)
+
+
 def _call(name: str, *arguments: object) -> int:
     """0 or the errno of the C library's function `name`, which answers 0 or -1; ENOSYS where there is none."""
     if sys.platform != "linux":
         return errno.ENOSYS
     import ctypes
 
-    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    function = getattr(_library(), name, None)
     if function is None:
         return errno.ENOSYS
     while function(*arguments) != 0:
