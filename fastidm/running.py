@@ -192,7 +192,7 @@ class RunningTask:
     def tick(self, now: float) -> None:
         """Let the machine look around, draw the progress, make a checkpoint."""
         throttled = now - self._throttled_at < THROTTLE_MEMORY
-        self.machine.tick(now, {id: sink.received for id, sink in self._sinks.items()}, throttled)
+        self.machine.tick(now, {id: sink.received for id, sink in self._sinks.items()}, throttled, self._queued())
         self.perform(now)
         if self.machine.phase is Phase.RECEIVING:
             if self._mode is not None:
@@ -329,7 +329,10 @@ class RunningTask:
         # Without ranges everything comes once more, and what an earlier run has kept serves only to compare.
         self._resumed = table.received() if self.machine.connections.ranges else 0
         self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.connections.ranges))
-        self.machine.opened(table, monotonic())
+        self.machine.opened(table, monotonic(), self._queued())
+
+    def _queued(self) -> dict[int, int]:
+        return {id: transfer.queued for id, transfer in self._running.items()}
 
     def _discard(self, action: Discard) -> None:
         """Nothing to do yet: `Target.begin` replaces what is there, once the server has said what it has instead."""

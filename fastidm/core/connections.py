@@ -98,6 +98,13 @@ class Connections:
                 connection.heard_at = now
         return heard
 
+    def queue(self, queued: Mapping[int, int]) -> None:
+        """Tell how many bytes are there for each that it has not taken yet: they need not be asked for a second time."""
+        for id, count in queued.items():
+            connection = self._running.get(id)
+            if connection is not None:
+                connection.queued = count
+
     def take_after(self, before: Connections) -> None:
         """Go on counting where those of an earlier attempt stopped."""
         self.peak, self.lost, self._last_id = before.peak, before.lost, before._last_id
@@ -313,7 +320,7 @@ class Connections:
         table = self._table()
         while self._plan:
             row = self._row_at(self._plan[0])
-            if row is not None and table.position(row) < self._plan[0]:
+            if row is not None and self._reach(row) < self._plan[0]:
                 stop = self._plan[1] if len(self._plan) > 1 else table.size
                 self.request(Role.SPLIT, self._plan[0], min(stop + OVERLAP, table.size) - 1, row, now)
                 return True
@@ -325,7 +332,7 @@ class Connections:
         table = self._table()
         for at in self._plan:
             row = self._row_at(at)
-            if row is not None and max(table.start(row) + 1, table.position(row)) <= at:
+            if row is not None and max(table.start(row) + 1, self._reach(row)) <= at:
                 table.split(row, at)
         self._plan = ()
 
@@ -379,8 +386,13 @@ class Connections:
                 speeds.setdefault(connection.row, []).append(typical if speed is None else speed)
         # Two that race for the same bytes are as fast as the faster one. More than three would not help.
         return [
-            Runner(row, table.position(row), table.stop(row), max(found)) for row, found in speeds.items() if len(found) < 3
+            Runner(row, self._reach(row), table.stop(row), max(found)) for row, found in speeds.items() if len(found) < 3
         ]
+
+    def _reach(self, row: int) -> int:
+        """Where a segment's position will be when everything is taken that is on this machine already."""
+        queued = max((c.queued for c in self._running.values() if c.row == row), default=0)
+        return min(self._table().position(row) + queued, self._table().stop(row))
 
     def _typical(self, now: float) -> float:
         """Bytes per second of the connections as they are."""

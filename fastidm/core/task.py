@@ -163,9 +163,10 @@ class TaskMachine:
         self._assign(now)
         return Place.DROP
 
-    def opened(self, table: SegmentTable, now: float) -> None:
-        """Part file and journal are there; `table` lies in the journal."""
+    def opened(self, table: SegmentTable, now: float, queued: Mapping[int, int] | None = None) -> None:
+        """Part file and journal are there; `table` lies in the journal. `queued`: see `tick`."""
         self._enter("open")
+        self.connections.queue(queued or {})
         self.table = table
         self._patience.begin(table.received(), now)
         self._average = SpeedAverage(now, table.received())
@@ -203,12 +204,15 @@ class TaskMachine:
             self._failed(final_error(end.trouble or Trouble.BROKEN, end.detail), now)
         self._assign(now)
 
-    def tick(self, now: float, counts: Mapping[int, int], throttled: bool = False) -> None:
+    def tick(
+        self, now: float, counts: Mapping[int, int], throttled: bool = False, queued: Mapping[int, int] | None = None
+    ) -> None:
         """Time has passed.
 
         Parameters: `counts`, bytes that each connection has received; `throttled`, a rate limit holds them back, so that
-        slowness says nothing about them.
+        slowness says nothing about them; `queued`, bytes that are there for each and that it has not taken yet.
         """
+        self.connections.queue(queued or {})
         if self.connections.count(counts, now, throttled):
             self._patience.heard(now)
             self._regrouping = False

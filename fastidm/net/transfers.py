@@ -13,8 +13,11 @@ from __future__ import annotations
 import os
 import select
 import selectors
+import sys
 from collections.abc import Callable, Iterable
+from fcntl import ioctl
 from functools import partial
+from termios import FIONREAD
 from threading import RLock, Thread
 from time import monotonic
 from typing import Any
@@ -69,6 +72,15 @@ class Transfer:
         """Receive again, after `pause` or after a sink has answered PAUSE."""
         self.paused = False
         self._pause(pycurl.PAUSE_CONT)
+
+    @property
+    def queued(self) -> int:
+        """Bytes that have come for it and that libcurl has not read yet; 0 without a connection, and within a callback."""
+        try:
+            fd = self.curl.getinfo(pycurl.ACTIVESOCKET)
+            return int.from_bytes(ioctl(fd, FIONREAD, bytes(4)), sys.byteorder) if fd >= 0 else 0
+        except (OSError, pycurl.error):
+            return 0
 
     def _pause(self, how: int) -> bool:
         """Whether libcurl did it: it does not while there is no connection yet, or no more."""
