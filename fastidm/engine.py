@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TICK = 0.05
 """Seconds between two looks at speeds, stalls and splits."""
+YOUNG = 0.015
+"""Seconds after which a task is looked at that has begun to receive: its first bytes show how fast one connection is."""
 TICK_PER_TASK = 0.0025
 """Seconds between two looks for each task that runs: with more than twenty the looks become rarer, so that a thousand tasks
 cost no more."""
@@ -61,10 +63,12 @@ class Engine:
         self._wanting: list[RunningTask] = []
         self._tasks: dict[RunningTask, None] = {}
         self._throttled: list[RunningTask] = []
+        self._young: deque[tuple[float, RunningTask]] = deque()
+        """Tasks that have just begun to receive, and when they are looked at for the first time."""
         self._transfers = Transfers(self._settle, sockets)
         self._background = Background(self._transfers.wake)
         self._shared = Shared(
-            self._transfers, Hosts(), self._background, self._dirty, self._settle, self._wanting, self._tasks.pop
+            self._transfers, Hosts(), self._background, self._dirty, self._settle, self._wanting, self._soon, self._tasks.pop
         )
         self._stop_at = float("inf")
         self._calls: deque[Callable[[], None]] = deque()
@@ -114,6 +118,10 @@ class Engine:
                 for task in list(self._tasks):
                     task.tick(now)
                 self._throttled = [task for task in self._tasks if task.throttled]
+            while self._young and now >= self._young[0][0]:
+                _, task = self._young.popleft()
+                if not task.ended:
+                    task.tick(now)
             while self._wanting:
                 self._wanting.pop().turn(now)
 
@@ -132,7 +140,12 @@ class Engine:
     def _timeout(self, next_tick: float) -> float:
         now = monotonic()
         waits = [wait for task in self._throttled if not task.ended and (wait := task.throttle(now)) is not None]
+        if self._young:
+            waits.append(self._young[0][0] - now)
         return min([next_tick - now, *waits])
+
+    def _soon(self, task: RunningTask) -> None:
+        self._young.append((monotonic() + YOUNG, task))
 
     def _settle(self) -> None:
         """Write out what the sinks gathered: SIGKILL then costs what one socket brought, and no more."""

@@ -108,6 +108,8 @@ class Shared:
     settle: Callable[[], None]
     wanting: list[RunningTask]
     """Tasks to which something has happened: the engine gives each a `turn`, so that those at rest cost nothing."""
+    soon: Callable[[RunningTask], None]
+    """Called by a task that wants a tick sooner than the others, once."""
     ended: Callable[[RunningTask], None]
     """Called by a task that has ended, before it tells so."""
 
@@ -330,6 +332,7 @@ class RunningTask:
         self._resumed = table.received() if self.machine.connections.ranges else 0
         self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.connections.ranges))
         self.machine.opened(table, monotonic(), self._queued())
+        self._shared.soon(self)
 
     def _queued(self) -> dict[int, int]:
         return {id: transfer.queued for id, transfer in self._running.items()}

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from fastidm.core import health
 from fastidm.core.actions import Action, Arm, Cancel, Request
 from fastidm.core.health import Connection, Role, median
-from fastidm.core.scheduler import HEDGE_BYTES, HEDGE_SHARE, Ramp, Runner, plan_hedge, plan_split
+from fastidm.core.scheduler import GAIN, HEDGE_BYTES, HEDGE_SHARE, Ramp, Runner, plan_hedge, plan_split
 from fastidm.core.segments import UNKNOWN, SegmentTable
 
 OVERLAP = 4096
@@ -155,6 +155,8 @@ class Connections:
             self._unproven = {row for row in table.order if table.position(row) > table.start(row)}
             self._earlier = [(table.start(row), table.position(row)) for row in self._unproven]
         for connection in list(self._running.values()):
+            if connection.head_at is not None:
+                connection.answered(now)  # its body has waited for this
             arm = self.place(connection, now)
             if arm is not None:
                 self._actions.append(arm)
@@ -318,6 +320,8 @@ class Connections:
         if not (self._plan and self.ranges) or any(c.role is Role.SPLIT for c in self._running.values()):
             return False
         table = self._table()
+        if not self._worth_parts(now):
+            return False
         while self._plan:
             row = self._row_at(self._plan[0])
             if row is not None and self._reach(row) < self._plan[0]:
@@ -326,6 +330,21 @@ class Connections:
                 return True
             self._plan = self._plan[1:]  # written already
         return False
+
+    def _worth_parts(self, now: float) -> bool:
+        """Whether a first connection that is all alone would take so long that others are of use.
+
+        How fast it is shows in its first bytes; what another one is sent of a file that is almost there is sent in vain.
+        """
+        if len(self._running) != 1:
+            return True
+        (first,) = self._running.values()
+        if first.head_at is None or not first.receiving:
+            return False
+        age, brought = now - first.head_at, first.received + first.queued
+        if brought == 0:
+            return age > GAIN
+        return (self._table().size - brought) * age > GAIN * brought
 
     def _carry_out(self) -> None:
         """There are parts: cut the file as planned."""

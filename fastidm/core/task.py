@@ -63,8 +63,6 @@ from fastidm.errors import (
 from fastidm.events import DownloadStatus
 from fastidm.options import Options
 
-SHORT = 256 << 10
-"""Bytes: a file that is not longer most often comes at once. Whether more connections are of use is asked at the next tick."""
 LINK_ERRORS = (AuthError, NotFoundError, RefusedError)
 """What a server says of a link that has expired."""
 
@@ -173,7 +171,7 @@ class TaskMachine:
         anew = self._rows is None and self.connections.ranges
         self.connections.opened(table, self._rows is not None, now, first_cut(table.size, self._ceiling) if anew else ())
         self._verifying = table.complete() and table.size > 0 and self._rows is not None
-        if table.size > SHORT or table.complete():
+        if not anew or table.complete():
             self._assign(now)
 
     def ended(self, id: int, end: Ended, now: float) -> None:

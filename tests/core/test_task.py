@@ -105,6 +105,12 @@ def test_a_small_file_takes_one_request() -> None:
     assert len(world(Server(content(100 * KIB)), 16).download().server.asked) == 1
 
 
+@pytest.mark.parametrize(("seconds", "alone"), [(0.01, True), (0.1, True), (0.4, False), (4.0, False)])
+def test_a_file_that_one_connection_brings_in_a_moment_is_not_asked_for_by_others(seconds: float, alone: bool) -> None:
+    run = world(Server(content(8 * MIB), rate=8 * MIB / seconds), 16).download()
+    assert (len(run.server.asked) == 1) is alone
+
+
 @pytest.mark.parametrize("connections", [1, 4, 16, 64])
 def test_connections_that_the_server_caps_each_add_up_to_the_ceiling(connections: int) -> None:
     run = world(Server(content(32 * MIB), rate=32 * MIB / connections / 4), connections).download()

@@ -63,21 +63,25 @@ def test_any_ceiling_of_connections_gives_the_same_file(connections: int, nginx:
     assert_only(folder, "a.bin", data)
 
 
-def test_a_server_that_offers_http_2_is_asked_by_http_1_for_a_connection_each(tls_nginx: Nginx, ca: CA, folder: Path) -> None:
+def test_a_server_that_offers_http_2_is_asked_by_http_1_for_a_connection_each(
+    server_folders: tuple[Path, Path], ca: CA, folder: Path
+) -> None:
     data = content(20 * MIB, seed=3)
-    url = tls_nginx.add("a.bin", data)
-    download(url, Options(directory=str(folder), cacert=ca.file))
-    requests = tls_nginx.wait_for_requests(2, url)
+    with Nginx(*server_folders, ca.issue("localhost", "127.0.0.1"), http2=True, limit_rate=4 * MIB) as server:
+        url = server.add("a.bin", data)
+        download(url, Options(directory=str(folder), cacert=ca.file))
+        requests = server.wait_for_requests(2, url)
     assert {request.protocol for request in requests} == {"HTTP/1.1"}
     assert len({request.connection for request in requests}) > 1
     assert_only(folder, "a.bin", data)
 
 
-def test_every_byte_is_asked_for_and_few_twice(nginx: Nginx, folder: Path) -> None:
+def test_every_byte_is_asked_for_and_few_twice(server_folders: tuple[Path, Path], folder: Path) -> None:
     data = content(20 * MIB, seed=4)
-    url = nginx.add("a.bin", data)
-    download(url, Options(directory=str(folder)))
-    sent = sum(request.sent for request in nginx.wait_for_requests(2, url))
+    with Nginx(*server_folders, limit_rate=4 * MIB) as server:
+        url = server.add("a.bin", data)
+        download(url, Options(directory=str(folder)))
+        sent = sum(request.sent for request in server.wait_for_requests(2, url))
     # A connection that is cut short has sent what the kernel's buffers hold: a few MiB on loopback.
     assert len(data) <= sent <= 1.5 * len(data)
 

@@ -87,7 +87,15 @@ def test_no_sync_changes_nothing_but_the_waiting(nginx: Nginx, folder: Path) -> 
 def test_headers_and_the_user_agent_go_with_every_request(odd: Serve, folder: Path, tmp_path: Path) -> None:
     more = tmp_path / "headers"
     more.write_text("X-Third: 3\nX-Fourth: four: 4\n")
-    server = odd(File(DATA))
+    file = File(DATA)
+
+    def habit(exchange: Exchange) -> None:
+        body = file.head(exchange)
+        exchange.send(body[:1000])
+        exchange.server.wait_for(lambda: exchange.gone() or len(server.exchanges) > 1, "a second request")
+        exchange.send(body[1000:])
+
+    server = odd(habit)
     headers = ("-H", "X-First: 1", "--header", "X-Second:2", "--header", f"@{more}")
     succeeds(folder, *headers, "-A", "my agent/1.0", server.url + "/a.bin")
     assert len(server.exchanges) > 1

@@ -17,6 +17,7 @@ from fastidm.storage.target import Content, Target
 from tests.support.command import Command, call
 from tests.support.content import content, first_difference
 from tests.support.oddserver import File, Gate, Habit, OddServer
+from tests.support.servers import wait_until
 
 MIB = 1 << 20
 SIZE = 3 * MIB
@@ -115,6 +116,7 @@ def test_a_name_that_another_process_downloads_to_is_taken(size: int, odd: Serve
     url = odd(gate).url + "/a.bin"
     with Command("--json", url, cwd=folder) as command:
         command.wait_for("start")
+        wait_until(lambda: (folder / "a.bin.part").exists(), "a part file")
         assert call(url, cwd=folder).code == 11
         other = odd(File(data)).url + "/a.bin"
         assert call("--json", "--rename", other, cwd=folder).done["path"] == str(folder / "a (1).bin")
