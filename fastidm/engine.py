@@ -134,6 +134,7 @@ class Engine:
         for task in self._tasks:
             task.abandon()
         self._tasks.clear()
+        self._young.clear()
         self._background.close()
         self._transfers.close()
 

@@ -51,7 +51,7 @@ LENGTHS = (
 
 HEADS = (
     Case("H47", "a head that never ends", "loris/a.bin?pause=0.1", (Run(6, "N"),), options=HURRIED),
-    Case("H47", "every later head that never ends", "loris/a.bin?size=8M&pause=0.1&from=3&fault@2=file",
+    Case("H47", "every later head that never ends", "loris/a.bin?size=8M&pause=0.1&from=3&rate=20M&rate@2=0&fault@2=file",
          (Run(6, "P"), GOES_ON), options=HURRIED),
     Case("H47", "a later head that never ends", "loris/a.bin?pause=0.1&from=3&until=3"),
     Case("H49", "a field of 2 MB", "many_fields/a.bin?bytes=2M", (Run(19, "N"),)),

@@ -39,7 +39,7 @@ BREAKS = (
     Case("H45", "the first stands still", "cut/a.bin?size=8M&after=1200k&how=hold&until=1", sent=1.5),
     Case("H46", "all stand still", "dies/a.bin?size=8M&how=hold", (Run(6, "P"), GOES_ON), options=PATIENCE),
     Case("H46", "one stream stands still", "cut/a.bin?size=8M&ranges=no&after=3M&how=hold", (Run(6, "P"),), options=PATIENCE),
-    Case("H28", "an error page for every later part", "portal/a.bin?size=8M&from=3&rate@1=4M&fault@2=file",
+    Case("H28", "an error page for every later part", "portal/a.bin?size=8M&from=3&rate=20M&rate@2=0&fault@2=file",
          (Run(6, "P"), GOES_ON), options=PATIENCE),
     Case("H28", "an error page once", "portal/a.bin?size=8M&etag=%22a%22&from=3&until=3"),
     Case("D17", "a captive portal on resuming", "dies/a.bin?etag=%22a%22&fault@2=portal&fault@3=file",

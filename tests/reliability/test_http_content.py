@@ -11,7 +11,7 @@ from tests.reliability.cases_content import HEADS, LENGTHS, NAMES, REDIRECTS
 from tests.reliability.exchange import Book
 from tests.reliability.faultserver import FaultServer
 from tests.support.command import Command, run
-from tests.support.servers import Nginx
+from tests.support.servers import CA, Nginx
 
 
 @pytest.mark.parametrize("case", params(LENGTHS))
@@ -88,13 +88,15 @@ def test_an_absurd_date_does_not_become_that_of_the_file(case: Case, faults: Fau
 
 
 @pytest.mark.row("H59")
-def test_segments_of_a_server_with_http_2_have_connections_of_their_own(tls_nginx: Nginx, folder: Path) -> None:
+def test_segments_of_a_server_with_http_2_have_connections_of_their_own(
+    server_folders: tuple[Path, Path], ca: CA, folder: Path
+) -> None:
     from tests.support.content import content
 
-    url = tls_nginx.add("h59.bin", content(8 << 20, 59))
-    assert tls_nginx.certificate is not None
-    run("--json", "--cacert", tls_nginx.certificate.ca, url, cwd=folder).done  # noqa: B018
-    requests = tls_nginx.wait_for_requests(2, url)
+    with Nginx(*server_folders, ca.issue("localhost", "127.0.0.1"), http2=True, limit_rate=2 << 20) as server:
+        url = server.add("h59.bin", content(8 << 20, 59))
+        run("--json", "--cacert", ca.file, url, cwd=folder).done  # noqa: B018
+        requests = server.wait_for_requests(2, url)
     assert {request.protocol for request in requests} == {"HTTP/1.1"}
     assert len({request.connection for request in requests}) > 1
 
