@@ -60,7 +60,7 @@ THROTTLE_MEMORY = 1.0
 """Seconds after a pause for the rate limit or the disk in which slowness says nothing about server and network."""
 EVENT_SECONDS = 0.1
 """Seconds between two Progress events."""
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+MACHINE_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 """Bytes that this machine has."""
 
 
@@ -142,7 +142,7 @@ class RunningTask:
         self._begun = monotonic()
         self._resumed = 0
         self._shown_at = 0.0
-        self._checkpoints = Checkpoints(MEMORY, self._begun)
+        self._checkpoints = Checkpoints(MACHINE_MEMORY, self._begun)
         self._bucket = TokenBucket(options.limit_rate, self._begun) if options.limit_rate else None
         self._bucket_bytes = 0
         self._throttled_at = float("-inf")
@@ -335,6 +335,7 @@ class RunningTask:
         self._shared.soon(self)
 
     def _queued(self) -> dict[int, int]:
+        """Connection -> bytes that have come for it and that it has not taken yet."""
         return {id: transfer.queued for id, transfer in self._running.items()}
 
     def _discard(self, action: Discard) -> None:

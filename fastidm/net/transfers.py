@@ -28,20 +28,12 @@ from fastidm.core.response import Head
 from fastidm.net.setup import configure
 from fastidm.options import Options
 
-PAUSE = 0x10000001
-"""CURL_WRITEFUNC_PAUSE."""
-
 MOST_SOCKETS = 256
 """Connections that are kept open at most, those that wait for their next request included."""
 LOOKUP_PATIENCE = 0.5
 """Seconds that `close` waits for a name that is still being looked up."""
 
 Sink = Callable[[Any], int | None]
-
-
-def hold(block: memoryview) -> int:
-    """The sink of a transfer whose body must wait."""
-    return PAUSE
 
 
 class Transfer:
@@ -157,15 +149,15 @@ class Transfers:
         *,
         trusted: bool,
         fresh: bool,
-        sink: Sink | None,
+        sink: Sink,
         on_head: Callable[[Head], None],
         on_end: Callable[[int, str], None],
     ) -> Transfer:
         """Send a request.
 
-        Parameters as in `net.setup.configure`; `fresh`, over a new connection; `sink`, where the body goes (None: it waits
-        until `receive_into`); `on_head(head)`, called when the head is complete; `on_end(code, message)`, called from `wait`
-        when the transfer has ended, with libcurl's code (0: the whole body came).
+        Parameters as in `net.setup.configure`; `fresh`, over a new connection; `sink`, where the body goes (it waits while
+        `sink` answers CURL_WRITEFUNC_PAUSE); `on_head(head)`, called when the head is complete; `on_end(code, message)`, called
+        from `wait` when the transfer has ended, with libcurl's code (0: the whole body came).
         """
         curl = self._idle.pop() if self._idle else pycurl.Curl()
         transfer = Transfer(curl, self._guarded(on_head), on_end)
@@ -173,7 +165,7 @@ class Transfers:
         curl.setopt(pycurl.FRESH_CONNECT, int(fresh))
         curl.setopt(pycurl.HEADERFUNCTION, transfer._header)
         curl.setopt(pycurl.PREREQFUNCTION, partial(self._before_request, transfer))
-        transfer.receive_into(sink or hold)
+        transfer.receive_into(sink)
         self._active[curl] = transfer
         self._multi.add_handle(curl)
         return transfer

@@ -16,6 +16,7 @@ from fastidm.core.retry import PASSING, Trouble
 from fastidm.net.errors import trouble_of
 from fastidm.net.transfers import Transfer, Transfers, parse_head
 from fastidm.options import Options
+from fastidm.storage.sink import PAUSE
 from tests.support.content import content
 from tests.support.servers import CA, Caddy, Nginx
 
@@ -117,7 +118,7 @@ def test_requests_at_the_same_time_share_no_connection(version: str, world: Worl
     world.start(url, first := Got(), options=options)
     world.until(lambda: first.end)  # now there is a connection that could be shared
     all_got = [Got() for _ in range(3)]
-    held = [world.start(url, got, options=options, sink=None) for got in all_got]
+    held = [world.start(url, got, options=options, sink=lambda block: PAUSE) for got in all_got]
     world.until(lambda: all(got.heads for got in all_got))
     for transfer, got in zip(held, all_got, strict=True):
         transfer.receive_into(got.sink)
@@ -158,7 +159,7 @@ def test_what_breaks_in_http_2_and_3_passes(code: int, trouble: Trouble) -> None
 def test_a_body_waits_until_it_is_given_a_sink(world: World, nginx: Nginx) -> None:
     data = content(3_000_000)
     got = Got()
-    transfer = world.start(nginx.add("held.bin", data), got, sink=None)
+    transfer = world.start(nginx.add("held.bin", data), got, sink=lambda block: PAUSE)
     world.until(lambda: got.heads)
     for _ in range(3):
         world.transfers.wait(0.01)

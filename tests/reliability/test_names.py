@@ -13,7 +13,6 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -39,21 +38,6 @@ NAMES = 120_000
 """How many names the seeded generator makes."""
 
 Serve = Callable[[Habit], OddServer]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An empty folder for the command to run in. Nothing may come up beside it."""
-    made = tmp_path / "here"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def odd() -> Iterator[Serve]:
-    """`server = odd(habit)`: a server that is stopped when the test ends."""
-    with ExitStack() as stack:
-        yield lambda habit: stack.enter_context(OddServer(habit))
 
 
 # --- the sanitiser ---
