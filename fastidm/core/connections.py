@@ -379,8 +379,9 @@ class Connections:
         slowest = plan_hedge(self._runners(now, speed), speed, self._cost, budget)
         if slowest is None:
             return False
-        self._hedged += slowest.stop - slowest.position
-        self.request(Role.HEDGE, slowest.position, self._last(slowest.row), slowest.row, now)
+        first = self._table().position(slowest.row)  # not what is queued: nobody may write beyond a hole
+        self._hedged += slowest.stop - first
+        self.request(Role.HEDGE, first, self._last(slowest.row), slowest.row, now)
         return True
 
     def _take_over(self, now: float) -> bool:

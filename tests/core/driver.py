@@ -49,6 +49,10 @@ URL = "http://server.test/dir/file.bin"
 ETAG, DATE = '"v1"', "Sun, 06 Nov 1994 08:49:37 GMT"
 UTC = 1_700_000_000.0
 """Seconds since the epoch at `now` 0."""
+SOCKET = 4 << 20
+"""Bytes that the kernel holds for a connection that nobody reads."""
+READ = 16 << 10
+"""Bytes that are taken at once while a rate limit is in force."""
 CAPACITY = 160
 SMALL = 1 << 20
 """Bytes up to which a file has no journal."""
@@ -88,6 +92,11 @@ class Reply:
     cut: int | None = None
     """Body bytes after which `trouble` comes, or silence when there is none."""
     trouble: Trouble | None = None
+
+    @property
+    def end(self) -> int:
+        """Body bytes that come."""
+        return len(self.body) if self.cut is None else min(self.cut, len(self.body))
 
     def but(self, **changes: Any) -> Reply:
         """The same reply with some things different; `fields` given as a dict replace those of the same name."""
@@ -359,7 +368,7 @@ class World:
         if self.now >= self._next_tick:
             self._next_tick = self.now + TICK
             counts = {id: wire.sink.received for id, wire in self.wires.items() if wire.sink}
-            self.machine.tick(self.now, counts, self._held_back)
+            self.machine.tick(self.now, counts, self._held_back, self._queued())
             self._held_back = False
             if self.machine.phase is Phase.RECEIVING and (at := self._broken_seam()) is not None:
                 self.machine.compared(at, self.now)
@@ -379,19 +388,28 @@ class World:
             if isinstance(place, Arm):
                 assert wire.sink is not None, "a body was placed before the storage was open"
                 wire.sink.arm(place.row, place.cursor, place.seam)
-        elif wire.told and not held_back and wire.sink is not None and wire.sink.row is not None:
+        elif wire.told:
             wire.credit += STEP * (reply.rate(self.now) if callable(reply.rate) else reply.rate)
-            end = len(reply.body) if reply.cut is None else min(reply.cut, len(reply.body))
-            block = reply.body[wire.sent : min(end, wire.sent + int(wire.credit))]
-            wire.credit -= len(block)
-            wire.sent += len(block)
-            self.server.sent += len(block)
-            self._bucket.take(len(block), self.now)
-            if wire.sink.take(block) < len(block):
-                return _cut_short(wire.sink)
-            if wire.sent == end < len(reply.body):
-                return Ended(reply.trouble) if reply.trouble else None
+            if not held_back and wire.sink is not None and wire.sink.row is not None:
+                most = READ if self.options.limit_rate else SOCKET
+                block = reply.body[wire.sent : wire.sent + min(most, self._there(wire))]
+                wire.credit -= len(block)
+                wire.sent += len(block)
+                self.server.sent += len(block)
+                self._bucket.take(len(block), self.now)
+                if wire.sink.take(block) < len(block):
+                    return _cut_short(wire.sink)
+                if wire.sent == reply.end < len(reply.body):
+                    return Ended(reply.trouble) if reply.trouble else None
+            wire.credit = min(wire.credit, SOCKET)
         return Ended() if wire.told and wire.sent == len(reply.body) and reply.cut is None else None
+
+    def _there(self, wire: Wire) -> int:
+        """Bytes that have come for a connection and that it has not taken: they go on coming while nobody takes them."""
+        return min(int(wire.credit), wire.reply.end - wire.sent) if wire.told else 0
+
+    def _queued(self) -> dict[int, int]:
+        return {id: self._there(wire) for id, wire in self.wires.items()}
 
     def perform(self) -> None:
         actions = self.machine.actions
@@ -468,7 +486,7 @@ class World:
         self.file = bytearray(old or size or 0)
         rows = rows or self.machine.rows_anew()
         self.table = bytearray(rows.ljust(0 if size is None or size <= SMALL else ROW_BYTES * CAPACITY, b"\0"))
-        self.machine.opened(SegmentTable(self.table), self.now)
+        self.machine.opened(SegmentTable(self.table), self.now, self._queued())
 
     def _finish(self, size: int) -> None:
         if self.machine.phase is Phase.FINISHING:

@@ -268,6 +268,18 @@ def test_a_hedge_that_turns_out_to_be_slow_itself_is_hedged_when_it_is_left_alon
     assert [connection.row for connection in desk.connections.busy] == [slow.row]
 
 
+def test_a_hedge_leaves_no_hole_before_it_when_some_has_come_and_was_not_taken_yet() -> None:
+    desk = Desk(restore(MIB, [(MIB - 400_000, MIB - 50_000)], (), 4), ceiling=2)
+    quick, slow = desk.open_all()
+    while desk.table.remaining(quick.row or 0):
+        desk.move(0.1, **{f"c{quick.id}": 400_000.0, "rest": 100.0})
+    desk.connections.pop(quick.id)
+    desk.connections.queue({slow.id: 10_000})
+    (hedge,) = desk.assign()
+    arm = desk.answer(hedge.connection)
+    assert arm is not None and arm.cursor <= desk.table.position(arm.row)
+
+
 def test_not_more_is_asked_for_twice_than_a_small_share_of_the_file() -> None:
     """The table is full, so that nothing can be split, and two of four segments stand nearly still."""
     desk = Desk(tile(24 * MIB, [6 * MIB, 12 * MIB, 18 * MIB], 4), ceiling=8)
