@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import sleep
 from typing import TYPE_CHECKING
 
 from fastidm.core.response import Content as Content
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 IN_MEMORY = 256 << 10
 """Bytes: a file that is not longer is written in one go, when all of it is there. What a kill can lose of it is little."""
+_ATTEMPTS = 20
+_MOMENT = 0.005
+"""Seconds between them: others hold a lock no longer when they only look."""
 MOST_NUMBERS = 9999
 """How far `rename` counts."""
 
@@ -411,7 +415,17 @@ class Target:
             inode=part.inode,
             birth_ns=part.birth_ns,
         )
-        return Journal.create(self.journal_path, identity)
+        # Who holds the part file owns the name: whoever else locks the journal will see that and let go of it in a moment.
+        for _ in range(_ATTEMPTS):
+            try:
+                return Journal.create(self.journal_path, identity)
+            except (LockedError, FileExistsError):
+                sleep(_MOMENT)
+            try:
+                owned.drop(self.journal_path)
+            except LockedError:
+                pass
+        raise owned.locked(self.journal_path)
 
     def _drop_stale(self) -> None:
         owned.check_free(self.part_path)  # before its journal is locked, a new download holds this

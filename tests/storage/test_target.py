@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from types import FrameType
 from typing import Any
 
@@ -577,6 +578,31 @@ def test_two_tasks_of_one_process_lock_each_other_out(tmp_path: Path) -> None:
     with pytest.raises(LockedError):
         found(tmp_path / "file")
     first.close()
+    assert found(tmp_path / "file") is not None
+
+
+@pytest.mark.parametrize("removes", [True, False])
+def test_of_two_that_begin_at_once_the_holder_of_the_part_file_gets_its_journal(
+    removes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has seen neither of the two, takes the new journal for a stale one, and then meets the part file."""
+    real, other = fcntl.flock, []
+
+    def meanwhile(fd: int, operation: int) -> None:
+        if not other and (tmp_path / "file.fastidm").exists():
+            other.append(os.open(tmp_path / "file.fastidm", os.O_RDWR))
+            real(other[0], fcntl.LOCK_EX)
+            if removes:
+                (tmp_path / "file.fastidm").unlink()
+            Timer(0.01, os.close, other).start()
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    target = begun(tmp_path / "file")
+    assert other
+    with pytest.raises(LockedError):
+        found(tmp_path / "file")
+    target.close()
     assert found(tmp_path / "file") is not None
 
 
