@@ -41,6 +41,7 @@ ROWS = (LIVE_SIZE - _LIVE.size) // ROW.size
 """Rows of the live table, and claims of a slot."""
 TABLE_BYTES = ROWS * ROW.size
 _CLAIM_BYTES = ROWS * _CLAIM.size
+_NO_CLAIMS = bytes(_CLAIM_BYTES)
 assert _LIVE.size % 8 == 0
 assert _SLOT.size + _CLAIM_BYTES + _SLOT_CRC.size <= PAGE
 
@@ -193,7 +194,9 @@ def read_slot(page: bytes, seed: int) -> Slot | None:
     _, _, sequence, _, epoch, _, flags, _, _ = _SLOT.unpack_from(page)
     if page[: _SLOT.size] != _slot_head(sequence, epoch, flags & _LEFT_OUT) or max(sequence, epoch) > _MAX_INT:
         return None
-    return Slot(sequence, epoch, [claim for claim in _CLAIM.iter_unpack(page[_SLOT.size : end]) if claim != (0, 0)])
+    packed = page[_SLOT.size : end]
+    claims = [claim for claim in _CLAIM.iter_unpack(packed) if claim != (0, 0)] if packed != _NO_CLAIMS else []
+    return Slot(sequence, epoch, claims)
 
 
 def _slot_head(sequence: int, epoch: int, flags: int) -> bytes:
