@@ -1,9 +1,9 @@
 /* The floor: how fast a program in C can be that does nothing but receive and write.
 
-   floor HOST PORT PATH SIZE CONNECTIONS FILE [CACERT]
+   floor [-s] HOST PORT PATH SIZE CONNECTIONS FILE [CACERT]
 
    One thread, epoll, one range of the file for each connection, recv and pwrite. With CACERT it speaks TLS (compiled with
-   -DTLS -lssl -lcrypto). It knows nothing of retries, limits or resuming: whatever is unusual ends it with status 1. */
+   -DTLS -lssl -lcrypto). With -s it waits for the disk at the end. It knows nothing of retries, limits or resuming: whatever is unusual ends it with status 1. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -112,8 +112,10 @@ static int take(struct stream *s, int file)
 
 int main(int argc, char **argv)
 {
+    int synced = argc > 1 && !strcmp(argv[1], "-s");
+    argc -= synced, argv += synced;
     if (argc < 7)
-        return fprintf(stderr, "usage: floor HOST PORT PATH SIZE CONNECTIONS FILE [CACERT]\n"), 2;
+        return fprintf(stderr, "usage: floor [-s] HOST PORT PATH SIZE CONNECTIONS FILE [CACERT]\n"), 2;
     long long size = atoll(argv[4]);
     int count = atoi(argv[5]);
     if (size < count)
@@ -177,5 +179,7 @@ int main(int argc, char **argv)
             }
         }
     }
+    if (synced && fdatasync(file))
+        die("fdatasync");
     return 0;
 }

@@ -20,7 +20,7 @@ from benchmarks import content, machine, measure
 from benchmarks.content import Content
 from benchmarks.model import MIB, Origin, Run, Scenario, Site
 from benchmarks.origins import Missing
-from benchmarks.tools import FASTIDM, is_ours
+from benchmarks.tools import FASTIDM, FLOOR, is_peer
 
 MEMORY = Path("/dev/shm")
 
@@ -114,7 +114,7 @@ def makes_sense(scenario: Scenario, name: str) -> bool:
     """Whether the tool `name` has something to show in `scenario`."""
     if scenario.tools:
         return name in scenario.tools
-    return name == FASTIDM or not is_ours(name) or name in scenario.variants
+    return name in (FASTIDM, FLOOR, *scenario.variants) or is_peer(name)
 
 
 def _in_memory(size: int) -> Path:

@@ -217,7 +217,7 @@ def test_labels_are_unique() -> None:
 
 
 def test_tools_are_ours_or_peers_or_the_floor() -> None:
-    assert [name for name in TOOLS if not is_ours(name) and not is_peer(name)] == ["floor"]
+    assert [name for name in TOOLS if not is_ours(name) and not is_peer(name)] == ["floor", "floor_synced"]
 
 
 def test_a_scenario_names_tools_that_exist() -> None:

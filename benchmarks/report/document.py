@@ -23,7 +23,10 @@ CAVEATS = (
     " floor runs through the same throttles: what it reaches is what they let through.",
     "“× floor” is wall time over that of a bare C client in the same scenario; “× ideal” is wall time over what"
     " the server's rates allow. An ideal below which a tool comes is one of a server that is asked no new connections.",
-    "fastidm runs with --no-sync, since no peer waits for the disk; “synced” is what it does by default.",
+    "fastidm runs with --no-sync, since no peer waits for the disk; “synced” is what it does by default, and cannot be"
+    " faster than the disk: the C floor that waits for it is there for comparison.",
+    "Where nothing is throttled the suite first makes memory ready for the page cache (it writes a file and removes it):"
+    " on virtual machines free memory may be the host's, and getting it back costs more than the download.",
     "Tools with one connection are run once where the server is throttled, as their time there is known beforehand.",
     "A wrong file is a failure and has no time. Memory below about 10 MiB cannot be told apart.",
     "“sent” is what the server sent over the size of the file, heads included. Behind nginx it counts what was handed"

@@ -15,7 +15,7 @@ SCENARIOS = (
         size=GIB,
         quick=256 * MIB,
         origin=nginx,
-        variants=("fastidm_mmap", "fastidm_pwrite", "fastidm_pure", "fastidm_synced", "fastidm_api"),
+        variants=("fastidm_mmap", "fastidm_pwrite", "fastidm_pure", "fastidm_synced", "fastidm_api", "floor_synced"),
     ),
     Scenario(
         "plain_tmpfs",
@@ -34,7 +34,7 @@ SCENARIOS = (
         size=GIB,
         quick=256 * MIB,
         origin=partial(nginx, tls=True),
-        variants=("fastidm_mmap", "fastidm_pwrite", "fastidm_pure", "fastidm_synced"),
+        variants=("fastidm_mmap", "fastidm_pwrite", "fastidm_pure", "fastidm_synced", "floor_synced"),
     ),
     Scenario(
         "checksum",

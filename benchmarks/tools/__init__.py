@@ -23,7 +23,7 @@ FLOOR = "floor"
 @cache
 def all_tools() -> dict[str, ModuleType]:
     """Every tool by its name, which is that of its file; ours first."""
-    names = sorted((m.name for m in pkgutil.iter_modules(__path__)), key=lambda name: (not is_ours(name), name == FLOOR, name))
+    names = sorted((m.name for m in pkgutil.iter_modules(__path__)), key=lambda name: (not is_ours(name), is_floor(name), name))
     return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
 
 
@@ -33,4 +33,8 @@ def is_ours(name: str) -> bool:
 
 def is_peer(name: str) -> bool:
     """Whether it is somebody else's tool."""
-    return not is_ours(name) and name != FLOOR
+    return not is_ours(name) and not is_floor(name)
+
+
+def is_floor(name: str) -> bool:
+    return name == FLOOR or name.startswith(f"{FLOOR}_")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 SECONDS = 1.0
 BYTES = 64 << 20
-PAUSE = 0.25
-"""A checkpoint is due after so many seconds, or after so many bytes but not sooner than this pause."""
+PAUSE = 0.05
+"""A checkpoint is due after so many seconds, or after so many bytes but not sooner than this pause. A disk that begins at once
+is done sooner: 1 GiB that comes in half a second was safe after 0.8 s with 50 ms, after 1.0 s with 250 ms (measured)."""
 UNSYNCED_MOST = 1 << 30
 """Bytes that may be written and not yet synced, or a sixteenth of the memory: a slower disk holds the network back before the
 kernel makes writers wait, at a tenth to a fifth of the memory. With 256 MiB 1 GiB took half as long again (measured)."""
