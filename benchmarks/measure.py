@@ -1,6 +1,6 @@
 """Runs one command and fills a `Run`.
 
-Rules of this module: what is written is removed and the disk is synced before the clock starts, so nobody pays for his
+Rules of this module: what a run wrote is emptied and the disk is synced before the clock starts again, so nobody pays for his
 predecessor; as much memory as a run takes is made ready before; nothing but the command runs between its start and its end;
 content is verified after the clock has stopped.
 """
@@ -105,6 +105,25 @@ def emptied(folder: Path) -> Path:
     return folder
 
 
+def put_away(folder: Path, past: Path) -> None:
+    """Empty the files in `folder` and move it into `past`, which is removed when all has been measured.
+
+    Not removed at once: for minutes ext4 looks at the inodes of removed files, one by one, before it gives out another. After
+    a few runs with 2,000 files that took ten times as long as all the rest (measured: 0.09 and 1.1 s to make as many).
+    """
+    if not folder.exists():
+        return
+    past.mkdir(exist_ok=True)
+    if folder.stat().st_dev != past.stat().st_dev:
+        shutil.rmtree(folder)
+        return
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                os.truncate(path, 0)
+    folder.rename(past / str(time.monotonic_ns()))
+
+
 def back(folder: Path, size: int) -> None:
     """Make memory that the page cache can take at its usual speed: write `size` bytes (2 GiB at most) and remove them.
 
@@ -158,7 +177,8 @@ def run_once(
     scenario: Scenario, tool: ModuleType, run: Run, origin: Origin, files: list[Content], folder: Path, home: Path, root: Path
 ) -> None:
     """Fill `run`, whose names are there already."""
-    emptied(folder)
+    put_away(folder, home.parent / "past")
+    folder.mkdir()
     emptied(home)
     try:
         command = command_for(tool, scenario, origin, files, folder, scenario.kind == "resume")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -57,21 +56,19 @@ class Suite:
         self.tell(f"{scenario.name}: {scenario.title}, {sum(sizes) / MIB:g} MiB")
         names = [name for name in self.tools if not self.restrict or makes_sense(scenario, name)]
         folder = self.scratch / "out"
-        memory = None
         try:
             files = [content.make(served, f"file{number:04}.bin", size) for number, size in enumerate(sizes)]
             warm = [content.make(served, "warm.bin", min(MIB, total))] if scenario.ideal else files
             if scenario.in_memory:
-                memory = folder = _in_memory(sum(sizes))
+                folder = _in_memory(sum(sizes))
             with scenario.origin(Site(served, measure.emptied(self.scratch / "server"))) as origin:
                 self._rounds(scenario, names, origin, files, warm, folder, take, chance)
         except Missing as reason:
             for name in names:
                 take(replace(self._run(scenario, name, 0, sum(sizes)), unable=str(reason)))
         finally:
-            for leftover in (served, folder, memory):
-                if leftover:
-                    shutil.rmtree(leftover, ignore_errors=True)
+            for leftover in (served, folder):
+                measure.put_away(leftover, self.scratch / "past")
 
     def _rounds(
         self,

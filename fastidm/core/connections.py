@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from fastidm.core import health
 from fastidm.core.actions import Action, Arm, Cancel, Request
 from fastidm.core.health import Connection, Role, median
-from fastidm.core.scheduler import GAIN, HEDGE_BYTES, HEDGE_SHARE, Ramp, Runner, plan_hedge, plan_split
+from fastidm.core.scheduler import GAIN, HEDGE_BYTES, HEDGE_SHARE, LOSS, Ramp, Runner, plan_hedge, plan_split
 from fastidm.core.segments import UNKNOWN, SegmentTable
 
 OVERLAP = 4096
@@ -103,7 +103,7 @@ class Connections:
         for id, count in queued.items():
             connection = self._running.get(id)
             if connection is not None:
-                connection.queued = count
+                connection.queued, connection.backlog = count, max(count, connection.backlog // 2)
 
     def take_after(self, before: Connections) -> None:
         """Go on counting where those of an earlier attempt stopped."""
@@ -344,7 +344,8 @@ class Connections:
         age, brought = now - first.head_at, first.received + first.queued
         if brought == 0:
             return age > GAIN
-        return (self._table().size - brought) * age > GAIN * brought
+        left = self._table().size - brought
+        return left * age > GAIN * brought and left > LOSS * first.backlog
 
     def _carry_out(self) -> None:
         """There are parts: cut the file as planned."""
@@ -399,15 +400,19 @@ class Connections:
         """The segments that are being filled and that no new connection is about to share."""
         table = self._table()
         shared = {c.target for c in self._running.values() if c.role in (Role.SPLIT, Role.HEDGE) and not c.receiving}
-        speeds: dict[int, list[float]] = {}
+        by_row: dict[int, list[Connection]] = {}
         for connection in self._running.values():
             if connection.row is not None and connection.row not in shared:
-                speed = connection.speed(now)
-                speeds.setdefault(connection.row, []).append(typical if speed is None else speed)
-        # Two that race for the same bytes are as fast as the faster one. More than three would not help.
-        return [
-            Runner(row, self._reach(row), table.stop(row), max(found)) for row, found in speeds.items() if len(found) < 3
-        ]
+                by_row.setdefault(connection.row, []).append(connection)
+        runners = []
+        for row, racing in by_row.items():
+            if len(racing) < 3:  # more would not help
+                speeds = [c.speed(now) for c in racing]
+                # Two that race for the same bytes are as fast as the faster one.
+                speed = max(typical if speed is None else speed for speed in speeds)
+                backlog = max(c.backlog for c in racing)
+                runners.append(Runner(row, self._reach(row), table.stop(row), speed, backlog))
+        return runners
 
     def _reach(self, row: int) -> int:
         """Where a segment's position will be when everything is taken that is on this machine already."""

@@ -45,11 +45,12 @@ class Connection:
     `url` is where it went; `first` and `last`, the range asked for (inclusive; None: from the start without Range, or to the
     end); `target`, the segment it was opened for; `row`, the segment that it fills, None before its answer was accepted;
     `overlap`, bytes at the start of the body that are only compared; `full_at`, when its segment was seen to be full; `queued`,
-    bytes of the body that are on this machine already and were not taken yet, when last looked at.
+    bytes of the body that are on this machine already and were not taken yet, when last looked at; `backlog`, the most of them
+    of late.
     """
 
     __slots__ = (
-        "average", "born", "first", "full_at", "head_at", "heard_at", "id", "last", "overlap", "queued", "received", "role",
+        "average", "backlog", "born", "first", "full_at", "head_at", "heard_at", "id", "last", "overlap", "queued", "received", "role",
         "row", "target", "url",
     )  # fmt: skip
 
@@ -67,7 +68,7 @@ class Connection:
         self.head_at: float | None = None
         self.full_at: float | None = None
         self.received = 0
-        self.queued = 0
+        self.queued = self.backlog = 0
         self.overlap = 0
         self.average = SpeedAverage(now, memory=1.0)
 

@@ -17,6 +17,9 @@ ALIGN = 64 << 10
 """Bytes: segments begin at multiples of this where they can, so that two connections never share a page of the cache."""
 GAIN = 0.2
 """Seconds that a split must save at the least."""
+LOSS = 8
+"""A cut must give the new connection so many times the bytes that wait for the old one: at least as many are on their way to it,
+beyond the cut, and are lost. Where bytes wait it is not the network that is slow, so little is to be gained."""
 HEDGE_SHARE = 0.02
 HEDGE_BYTES = 8 << 20
 """A task asks for at most this share of its size, or this many bytes, a second time."""
@@ -29,12 +32,14 @@ def first_cut(size: int, connections: int) -> list[int]:
 
 
 class Runner(NamedTuple):
-    """A segment that a connection fills, as the scheduler sees it: `speed` is its bytes per second, 0 if it stands still."""
+    """A segment that a connection fills, as the scheduler sees it: `speed` is its bytes per second, 0 if it stands still;
+    `backlog`, bytes that had come for it and waited here."""
 
     row: int
     position: int
     stop: int
     speed: float
+    backlog: int = 0
 
     @property
     def eta(self) -> float:
@@ -71,7 +76,7 @@ def plan_split(runners: Iterable[Runner], speed: float, cost: float) -> Cut | No
     aligned = -(-(victim.position + keep) // ALIGN) * ALIGN
     late = (aligned - victim.position - keep) / victim.speed
     at = aligned if late <= GAIN else victim.position + keep
-    return Cut(victim.row, at) if victim.stop - at >= PIECE else None
+    return Cut(victim.row, at) if victim.stop - at >= max(PIECE, LOSS * victim.backlog) else None
 
 
 def plan_hedge(runners: Iterable[Runner], speed: float, cost: float, budget: int) -> Runner | None:

@@ -145,10 +145,10 @@ def test_a_running_segment_is_cut_when_the_new_connection_is_answered_and_not_be
 
 
 def test_what_has_come_and_was_not_taken_yet_is_not_asked_for_by_another() -> None:
-    desk = Desk(tile(100 * MIB, (), 8), 2)
+    desk = Desk(tile(1000 * MIB, (), 8), 2)
     (first,) = desk.open_all()[:1]
     desk.move(1.0, rest=MIB)
-    for queued in (0, 30 * MIB, 60 * MIB):
+    for queued in (0, 3 * MIB, 60 * MIB):
         for other in [c for c in desk.connections.busy if c is not first]:
             desk.connections.cancel(other)
         desk.requests()
@@ -157,7 +157,7 @@ def test_what_has_come_and_was_not_taken_yet_is_not_asked_for_by_another() -> No
             assert request.first is not None
             assert request.first >= desk.table.position(0) + queued
         assert len(desk.connections) == 2
-    desk.connections.queue({first.id: 100 * MIB})
+    desk.connections.queue({first.id: 1000 * MIB})
     for other in [desk.connections.get(id) for id in range(2, 9)]:
         if other is not None:
             desk.connections.cancel(other)

@@ -109,6 +109,12 @@ def test_an_expensive_connection_is_not_worth_a_short_wait() -> None:
     assert plan_split(segments, MIB, 3.0) is None
 
 
+def test_a_segment_whose_bytes_wait_on_this_machine_is_cut_only_if_much_more_is_left() -> None:
+    """Its connection brings in vain what is on its way beyond the cut."""
+    for backlog, cut in ((0, True), (MIB // 2, True), (4 * MIB, False)):
+        assert bool(plan_split([Runner(0, 0, 16 * MIB, MIB, backlog)], 1.0 * MIB, COST)) is cut
+
+
 # ---------------------------------------------------------------------- hedge
 
 
