@@ -50,8 +50,8 @@ class Connection:
     """
 
     __slots__ = (
-        "average", "backlog", "born", "first", "full_at", "head_at", "heard_at", "id", "last", "overlap", "queued", "received", "role",
-        "row", "target", "url",
+        "average", "backlog", "born", "first", "full_at", "head_at", "heard_at", "id", "last", "overlap", "queued", "received",
+        "role", "row", "target", "url",
     )  # fmt: skip
 
     def __init__(

@@ -18,8 +18,8 @@ ALIGN = 64 << 10
 GAIN = 0.2
 """Seconds that a split must save at the least."""
 LOSS = 8
-"""A cut must give the new connection so many times the bytes that wait for the old one: at least as many are on their way to it,
-beyond the cut, and are lost. Where bytes wait it is not the network that is slow, so little is to be gained."""
+"""A cut must give the new connection so many times the bytes that wait for the old one: at least as many are on their way to
+it, beyond the cut, and are lost. Where bytes wait it is not the network that is slow, so little is to be gained."""
 HEDGE_SHARE = 0.02
 HEDGE_BYTES = 8 << 20
 """A task asks for at most this share of its size, or this many bytes, a second time."""
