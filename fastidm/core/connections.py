@@ -22,6 +22,8 @@ from fastidm.core.segments import UNKNOWN, SegmentTable
 OVERLAP = 4096
 """Bytes that are fetched again and compared, to prove that the content is the same: before a resumed segment's position, and at
 every seam between two segments, as soon as both sides are there."""
+CROWD = 4
+"""Tasks on one server from which on a file must take longer before it is cut."""
 SEAM_SECONDS = 1.0
 """How long a connection whose segment is full is left to the comparison of the seam."""
 
@@ -41,6 +43,8 @@ class Connections:
         self.table: SegmentTable | None = None
         self.peak = 0
         """The most connections that filled segments at the same time."""
+        self.crowd = 1
+        """Tasks that download from the same server, this one included."""
         self.lost = 0
         """Connections that broke or were too slow, and were made again."""
         self._actions = actions
@@ -331,6 +335,12 @@ class Connections:
             self._plan = self._plan[1:]  # written already
         return False
 
+    @property
+    def _gain(self) -> float:
+        """Seconds that another connection must save."""
+        # Where many tasks share a server there are connections enough: one more would take from the others what it brings.
+        return GAIN * max(1.0, self.crowd / CROWD)
+
     def _worth_parts(self, now: float) -> bool:
         """Whether a first connection that is all alone would take so long that others are of use.
 
@@ -343,9 +353,9 @@ class Connections:
             return False
         age, brought = now - first.head_at, first.received + first.queued
         if brought == 0:
-            return age > GAIN
+            return age > self._gain
         left = self._table().size - brought
-        return left * age > GAIN * brought and left > LOSS * first.backlog
+        return left * age > self._gain * brought and left > LOSS * first.backlog
 
     def _carry_out(self) -> None:
         """There are parts: cut the file as planned."""
@@ -365,7 +375,7 @@ class Connections:
         if table.room() <= pending:
             table.melt({c.row for c in self._running.values()} | {c.target for c in self._running.values()})
         speed = self._expected(now)
-        cut = plan_split(self._runners(now, speed), speed, self._cost)
+        cut = plan_split(self._runners(now, speed), speed, self._cost, self._gain)
         if cut is None or table.room() <= pending:
             return False
         self.request(Role.SPLIT, cut.at, self._last(cut.row), cut.row, now)

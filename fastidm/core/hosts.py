@@ -1,18 +1,35 @@
-"""When may a server be asked again? What Retry-After said, for all tasks together.
+"""What all tasks know of servers: when one may be asked again, and how many are asking.
 
-Rule of this module: it remembers what servers asked for and nothing else; a limit that one task found is that task's own.
+Rule of this module: it remembers what servers asked for in Retry-After and nothing else; a limit that one task found is that
+task's own.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 from fastidm.core.redirect import origin
 
 
 class Hosts:
-    """The servers that asked to be left alone for a while; shared by all tasks of an engine."""
+    """The servers that tasks download from; shared by all tasks of an engine."""
 
     def __init__(self) -> None:
         self._free_at: dict[str, float] = {}
+        self._tasks: Counter[str] = Counter()
+
+    def join(self, url: str) -> None:
+        """A task begins to download from the server of `url`."""
+        self._tasks[origin(url)] += 1
+
+    def leave(self, url: str) -> None:
+        """A task that has joined is over."""
+        self._tasks[origin(url)] -= 1
+        self._tasks += Counter()  # those with none are forgotten
+
+    def tasks(self, url: str) -> int:
+        """How many download from the server of `url`."""
+        return self._tasks[origin(url)]
 
     def hold(self, url: str, until: float, now: float) -> None:
         """The server of `url` wants no request before `until`."""
