@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import shlex
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
             if name not in known:
                 print(f"no such {kind}: {name}; there are {', '.join(known)}", file=sys.stderr)
                 return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers and folders are to go, whoever ends it
     if platform.system() != "Linux":
         print("the suite measures on Linux alone", file=sys.stderr)
         return 2

@@ -123,17 +123,16 @@ def with_pypdl(pairs: list[tuple[str, str]], parallel: int, connections: int, ca
 
 
 def with_fastidm(pairs: list[tuple[str, str]], parallel: int, connections: int, cacert: str) -> None:
-    from fastidm import DownloadManager, Options
+    from fastidm import DownloadManager, download
 
+    if len(pairs) == 1:
+        ((url, path),) = pairs
+        download(url, path, connections=connections, cacert=cacert or None, sync=False)
+        return
     with DownloadManager(max_downloads=parallel) as manager:
-        tasks = [
-            manager.add(url, Options(output=path, connections=connections, cacert=cacert or None, sync=False))
-            for url, path in pairs
-        ]
-        manager.run()
+        tasks = [manager.add(url, path, connections=connections, cacert=cacert or None, sync=False) for url, path in pairs]
     for task in tasks:
-        if task.error is not None:
-            raise task.error
+        task.wait()
 
 
 def main() -> None:

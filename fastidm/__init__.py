@@ -6,26 +6,51 @@ module, so that a program which embeds it, or a command that only prints its ver
 
 __version__ = "0.1.0"
 
-__all__ = ["DownloadManager", "DownloadStatus", "DownloadTask", "FastidmError", "Options", "download"]
+__all__ = [
+    "Body",
+    "DownloadManager",
+    "DownloadStatus",
+    "DownloadTask",
+    "FastidmError",
+    "Options",
+    "Progress",
+    "Result",
+    "adownload",
+    "afetch",
+    "download",
+    "fetch",
+]
 
 _HOMES = {
+    "Body": "fastidm.storage.memory",
     "DownloadManager": "fastidm.manager",
     "DownloadStatus": "fastidm.events",
     "DownloadTask": "fastidm.manager",
     "FastidmError": "fastidm.errors",
     "Options": "fastidm.options",
+    "Progress": "fastidm.events",
+    "Result": "fastidm.events",
+    "adownload": "fastidm.api",
+    "afetch": "fastidm.api",
     "download": "fastidm.api",
+    "fetch": "fastidm.api",
 }
 
 # Type checkers believe this to be true. Importing it from `typing` would cost more than the whole module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from fastidm.api import adownload as adownload
+    from fastidm.api import afetch as afetch
     from fastidm.api import download as download
+    from fastidm.api import fetch as fetch
     from fastidm.errors import FastidmError as FastidmError
     from fastidm.events import DownloadStatus as DownloadStatus
+    from fastidm.events import Progress as Progress
+    from fastidm.events import Result as Result
     from fastidm.manager import DownloadManager as DownloadManager
     from fastidm.manager import DownloadTask as DownloadTask
     from fastidm.options import Options as Options
+    from fastidm.storage.memory import Body as Body
 
 
 def __getattr__(name: str) -> object:

@@ -1,28 +1,164 @@
-"""Download from Python: thin over the manager."""
+"""Download from Python: the short way, over one manager that all calls of a process share.
+
+Rules of this module: it is thin. What is asked for here runs in the shared manager's thread, so calls from many threads, or
+from many tasks of an asyncio program, are served by one engine and use each other's connections. Callbacks run where the
+caller is: in its thread, or in its event loop.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from threading import Lock
+from typing import TYPE_CHECKING
 
-from fastidm.events import Event, Finished
-from fastidm.manager import DownloadManager
-from fastidm.options import Options
+from fastidm.events import Progress, Result
+from fastidm.manager import STOP_SECONDS, DownloadManager, DownloadTask
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from fastidm.options import Arguments
+    from fastidm.storage.memory import Body, MemoryTarget
+
+MOST = 1000
+"""Downloads that run at the same time, if the process may open so many files: whoever calls decides how many they are."""
+
+_lock = Lock()
+_manager: DownloadManager | None = None
 
 
-def download(url: str, options: Options | None = None, on_event: Callable[[Event], None] | None = None) -> Finished:
+def download(
+    url: str,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    on_progress: Callable[[Progress], object] | None = None,
+    **options: Unpack[Arguments],
+) -> Result:
     """Download one file and return what came of it.
 
-    Parameters: `url`, http or https; `options`, see `fastidm.Options`; `on_event`, called in this thread with every event of
-    `fastidm.events`.
+    Parameters: `url`, http or https; `path`, of the file, None: the server or the URL names it, in the folder `dir`;
+    `on_progress`, called in this thread several times a second, and once at the end; `options`, see `fastidm.Options`.
 
-    Returns the `Finished` event: path, size in bytes, seconds, mean rate in bytes per second and more.
+    Whatever ends it before the file is complete, an error, Ctrl-C, or what `on_progress` raised: all that was received is
+    kept, and the same call goes on.
 
     Raises a leaf of `FastidmError`; see `fastidm.errors`.
     """
-    with DownloadManager(lambda task, event: on_event(event) if on_event is not None else None) as manager:
-        task = manager.add(url, options)
-        manager.run()
-    if task.error is not None:
-        raise task.error
-    assert task.result is not None
-    return task.result
+    return _run(shared_manager().make(url, path, **options), on_progress)
+
+
+def fetch(
+    url: str,
+    *,
+    max_size: int | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
+    **options: Unpack[Arguments],
+) -> Body:
+    """Download into memory; returns the body, an object with the buffer protocol, whose `result` says how it came.
+
+    Parameters: `max_size`, bytes that it may have, None: half of the machine's memory; the others as of `download`. Options
+    that are about the file on disk mean nothing here.
+
+    Raises `LimitError` for a body that is larger, and whatever else `download` raises; then nothing is kept.
+    """
+    task, target = _in_memory(url, max_size, options)
+    return target.taken(_run(task, on_progress))
+
+
+async def adownload(
+    url: str,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    on_progress: Callable[[Progress], object] | None = None,
+    **options: Unpack[Arguments],
+) -> Result:
+    """As `download`, for asyncio: the loop stays free, and `on_progress` is called in it.
+
+    Cancelling the task that awaits this pauses the download and keeps what was received.
+    """
+    return await _arun(shared_manager().make(url, path, **options), on_progress)
+
+
+async def afetch(
+    url: str,
+    *,
+    max_size: int | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
+    **options: Unpack[Arguments],
+) -> Body:
+    """As `fetch`, for asyncio."""
+    task, target = _in_memory(url, max_size, options)
+    return target.taken(await _arun(task, on_progress))
+
+
+def _in_memory(url: str, max_size: int | None, options: Arguments) -> tuple[DownloadTask, MemoryTarget]:
+    from fastidm.storage.memory import MemoryTarget
+
+    task = shared_manager().make(url, **options)
+    task.target = target = MemoryTarget(max_size)
+    return task, target
+
+
+def _run(task: DownloadTask, on_progress: Callable[[Progress], object] | None) -> Result:
+    events = task.events() if on_progress is not None else ()
+    task.begin()
+    try:
+        for event in events:
+            if isinstance(event, Progress) and on_progress is not None:
+                on_progress(event)
+        return task.wait()
+    except BaseException:
+        task.pause()
+        task.settled(STOP_SECONDS)
+        raise
+
+
+async def _arun(task: DownloadTask, on_progress: Callable[[Progress], object] | None) -> Result:
+    events = task.events() if on_progress is not None else None
+    task.begin()
+    try:
+        if events is not None and on_progress is not None:
+            async for event in events:
+                if isinstance(event, Progress):
+                    on_progress(event)
+        await _settled(task)
+    except BaseException:
+        task.pause()
+        await _settled(task)
+        raise
+    return task.wait()
+
+
+async def _settled(task: DownloadTask) -> None:
+    import asyncio
+
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        try:
+            loop.call_soon_threadsafe(over.set)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
+    task.when_settled(wake)
+    await over.wait()
+
+
+def shared_manager() -> DownloadManager:
+    """The manager of `download` and its like; made at the first call, and again in a forked child."""
+    global _manager
+    with _lock:
+        if _manager is None or not _manager.usable:
+            _manager = DownloadManager(max_downloads=MOST)
+            _manager.remember = False
+        return _manager
+
+
+if hasattr(os, "register_at_fork"):
+
+    def _after_fork() -> None:
+        global _lock, _manager
+        _lock, _manager = Lock(), None  # somebody may have held the lock just then
+
+    os.register_at_fork(after_in_child=_after_fork)

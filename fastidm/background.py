@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
 from typing import Any
@@ -19,6 +19,8 @@ on a disk that is stuck would hold up those on another."""
 PATIENCE = 0.02
 """Seconds that a brief job may wait before there is one more thread for it. Threads compete with the loop for the interpreter:
 with sixteen, two thousand small files took five times as long as with one (measured)."""
+IDLE = 5.0
+"""Seconds without a job after which a thread ends."""
 
 Job = Callable[[], Any]
 Done = Callable[[Any, BaseException | None], None]
@@ -37,6 +39,8 @@ class Background:
         """When the jobs that nobody has begun were submitted, and perhaps some more."""
         self._begun: deque[None] = deque()
         """One entry for each job that was begun since they were last compared."""
+        self._retired: deque[None] = deque()
+        """One entry for each thread that has ended and still counts."""
 
     def submit(self, job: Job, done: Done, brief: bool = False) -> None:
         """Run `job` soon; then `done(result, None)` or `done(None, error)` is called by `deliver`.
@@ -46,6 +50,7 @@ class Background:
         self._pending += 1
         self._submitted.append(monotonic())
         self._jobs.put((job, done))
+        self._count()
         if not brief or self._threads == 0 or self._late():
             self._one_more()
 
@@ -66,9 +71,15 @@ class Background:
         return bool(self._submitted) and monotonic() - self._submitted[0] > PATIENCE
 
     def _one_more(self) -> None:
+        self._count()
         if self._threads < min(self._pending, MOST):
             self._threads += 1
             Thread(target=self._work, name="fastidm-disk", daemon=True).start()
+
+    def _count(self) -> None:
+        while self._retired:
+            self._retired.popleft()
+            self._threads -= 1
 
     @property
     def pending(self) -> int:
@@ -77,12 +88,21 @@ class Background:
 
     def close(self) -> None:
         """Let the idle threads end; busy ones end after their job."""
+        self._count()
         for _ in range(self._threads):
             self._jobs.put(None)
         self._threads = 0
 
     def _work(self) -> None:
-        while (entry := self._jobs.get()) is not None:
+        while True:
+            try:
+                entry = self._jobs.get(timeout=IDLE)
+            except Empty:
+                # A job that comes just now waits until it is late, and gets a new thread then.
+                self._retired.append(None)
+                return
+            if entry is None:
+                return
             job, done = entry
             self._begun.append(None)
             try:

@@ -10,6 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,11 @@ from fastidm.core.hosts import Hosts
 from fastidm.events import Event
 from fastidm.net.transfers import Transfers
 from fastidm.options import Options
-from fastidm.running import RunningTask, Shared
+from fastidm.running import Limit, RunningTask, Shared
+from fastidm.storage.target import Target
 
 if TYPE_CHECKING:
+    from fastidm.storage.memory import MemoryTarget
     from fastidm.storage.sink import PureSink
 
 TICK = 0.05
@@ -55,6 +58,10 @@ def slept() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - monotonic() if hasattr(time, "CLOCK_BOOTTIME") else 0.0
 
 
+NOTHING_TO_DO = 3600.0
+"""Seconds until the loop comes round without a task, unless it is called."""
+
+
 class Engine:
     """All running tasks, and the loop that serves them. Parameter: `sockets`, connections at most, idle ones included."""
 
@@ -65,32 +72,53 @@ class Engine:
         self._throttled: list[RunningTask] = []
         self._young: deque[tuple[float, RunningTask]] = deque()
         """Tasks that have just begun to receive, and when they are looked at for the first time."""
+        self.limit = Limit()
+        """Of all tasks together."""
         self._transfers = Transfers(self._settle, sockets)
         self._background = Background(self._transfers.wake)
         self._shared = Shared(
-            self._transfers, Hosts(), self._background, self._dirty, self._settle, self._wanting, self._soon, self._tasks.pop
+            self._transfers,
+            Hosts(),
+            self._background,
+            self._dirty,
+            self._settle,
+            self._wanting,
+            self._soon,
+            self._tasks.pop,
+            self.limit,
         )
         self._stop_at = float("inf")
-        self._calls: deque[Callable[[], None]] = deque()
+        self._calls: deque[Callable[[], object]] = deque()
 
     @property
     def running(self) -> int:
         """Tasks that have not ended."""
         return len(self._tasks)
 
-    def add(self, url: str, options: Options, observer: Callable[[Event], None]) -> RunningTask:
-        """Take a task in; the loop starts it. In the engine's thread only."""
-        task = RunningTask(url, options, self._shared, observer)
+    def add(
+        self, url: str, options: Options, observer: Callable[[Event], None], target: MemoryTarget | None = None
+    ) -> RunningTask:
+        """Take a task in; the loop starts it. In the engine's thread only. Parameters as of `RunningTask`."""
+        task = RunningTask(url, options, self._shared, observer, target)
         self._tasks[task] = None
         if task.throttled:
             self._throttled.append(task)
         self.call(lambda: task.start(monotonic()))
         return task
 
-    def call(self, wish: Callable[[], None]) -> None:
+    def forget(self, url: str, options: Options, then: Callable[[], None]) -> None:
+        """Remove what an earlier run has left of `options.output`, then call `then`. In the engine's thread only."""
+        self._background.submit(partial(_forget, url, options), lambda *_: then())
+
+    def call(self, wish: Callable[[], object]) -> None:
         """Have `wish` called in the engine's thread. Safe in every thread and in signal handlers."""
         self._calls.append(wish)
         self._transfers.wake()
+
+    def do_calls(self) -> None:
+        """Do what `call` was given. In the engine's thread only."""
+        while self._calls:
+            self._calls.popleft()()
 
     def pause_all(self) -> None:
         """Stop every task and keep what it has; `run` returns within `GRACE`. In the engine's thread only."""
@@ -105,8 +133,7 @@ class Engine:
         asleep = slept()
         while (self._tasks or idle()) and now < self._stop_at:
             self._transfers.wait(self._timeout(next_tick))
-            while self._calls:
-                self._calls.popleft()()
+            self.do_calls()
             self._background.deliver()
             now = monotonic()
             if now >= next_tick:
@@ -139,6 +166,8 @@ class Engine:
         self._transfers.close()
 
     def _timeout(self, next_tick: float) -> float:
+        if not self._tasks:
+            return NOTHING_TO_DO
         now = monotonic()
         waits = [wait for task in self._throttled if not task.ended and (wait := task.throttle(now)) is not None]
         if self._young:
@@ -154,3 +183,11 @@ class Engine:
             for sink in self._dirty:
                 sink.flush()
             self._dirty.clear()
+
+
+def _forget(url: str, options: Options) -> None:
+    """In the helper thread."""
+    assert options.output is not None
+    target = Target(options.output, url, options)
+    target.prepare()
+    target.close()

@@ -71,12 +71,22 @@ class Retrying:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """The file is complete, verified, and under its final name."""
+class Paused:
+    """It was stopped; everything received is kept, and it can go on."""
 
-    kind: ClassVar[str] = "done"
+    kind: ClassVar[str] = "pause"
+    url: str
+    path: str | None
+    received: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A download that is complete and verified, and how it came."""
+
     url: str
     path: str
+    """Where the file is; "" if it is in memory."""
     size: int
     seconds: float
     rate: float
@@ -91,6 +101,23 @@ class Finished:
     """`sha256:HEX` when one was verified: the checksum that was asked for, else the one that the server gave (Repr-Digest)."""
     length_unverified: bool
     """True when the server never said how long the file is."""
+    final_url: str
+    """Where redirects led, as it may be shown."""
+    validator: str | None
+    """What the server names this version of the file by: its ETag, else its Last-Modified."""
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Algorithm -> hexadecimal digest, of those that were verified."""
+        algorithm, colon, digest = (self.checksum or "").partition(":")
+        return {algorithm: digest} if colon else {}
+
+
+@dataclass(frozen=True)
+class Finished(Result):
+    """The file is complete, verified, and under its final name."""
+
+    kind: ClassVar[str] = "done"
 
 
 @dataclass(frozen=True)
@@ -106,4 +133,4 @@ class Failed:
     hint: str
 
 
-Event = Started | Progress | Retrying | Finished | Failed
+Event = Started | Progress | Retrying | Paused | Finished | Failed

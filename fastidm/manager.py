@@ -1,182 +1,445 @@
-"""The queue of tasks, and the one who runs it.
+"""Downloads in the background of a Python program: a queue with a thread of its own.
 
-Rules of this module: `run` drives the engine in the calling thread. `stop` may be called from any thread and from signal
-handlers; everything else belongs to the thread that calls `run`. A manager belongs to the process that made it: after a fork
-the child's calls raise RuntimeError, and the parent's downloads are not touched by the child's end.
+Rules of this module:
+
+* Every method may be called from any thread at any time, also from a callback. What changes a task is done in the queue's
+  thread, soon; what only looks reads what that thread has left, and costs nothing.
+* Callbacks run in a thread of their own. One that raises fails its task and no other; one that blocks stops no transfer: of the
+  `Progress` events that it could not take only the latest waits.
+* Threads are daemons, and what still runs when the program ends is paused first: a program that ends never hangs here.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from threading import Event as Flag
+from threading import Lock, Thread, current_thread
+from time import monotonic
 from types import TracebackType
+from typing import TYPE_CHECKING
+from weakref import WeakSet
 
-from fastidm.engine import Engine, free_descriptors
-from fastidm.errors import FastidmError, InterruptedDownload, UsageError, redact
-from fastidm.events import DownloadStatus, Event, Failed, Finished
-from fastidm.options import MAX_DOWNLOADS, Options, check_url
-from fastidm.running import RunningTask
+from fastidm.core.segments import FIELDS
+from fastidm.errors import FastidmError
+from fastidm.events import DownloadStatus, Event, Paused, Result
+from fastidm.listening import LAST, Events, Mailbox
+from fastidm.options import MAX_DOWNLOADS, Options, check_url, options_from
+from fastidm.queue import Queue, Task
 
-TASK_FILES = 5
-"""Descriptors that a task needs beside its connections: part file and journal, each once for its lock and once for its bytes,
-and for a moment its folder."""
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from numpy import void
+    from numpy.typing import NDArray
+
+    from fastidm.options import Arguments
+
+STOP_SECONDS = 3.0
+"""How long `close` waits for the thread. It pauses its tasks within one second, whatever disk and network do."""
 
 
-class DownloadTask:
-    """One file to be downloaded. Made by `DownloadManager.add`."""
+class TaskProgress:
+    """How far a task is, at the moment in which an attribute is read. Sizes are bytes, rates bytes per second."""
 
-    def __init__(self, url: str, options: Options) -> None:
-        self.url = url
-        self.options = options
-        self.result: Finished | None = None
-        self._running: RunningTask | None = None
-        self._stopped = False
-        self._end: tuple[DownloadStatus, str | None, FastidmError | None] | None = None
+    def __init__(self, task: DownloadTask) -> None:
+        self._task = task
 
     def __repr__(self) -> str:
-        return f"<DownloadTask {redact(self.url)} {self.status.value}>"
+        return f"<TaskProgress {self.received} of {self.total} bytes, {self.rate:.0f} B/s>"
 
     @property
-    def status(self) -> DownloadStatus:
-        if self._end is not None:
-            return self._end[0]
-        if self._running is None:
-            return DownloadStatus.PAUSED if self._stopped else DownloadStatus.PENDING
-        return self._running.machine.status
+    def received(self) -> int:
+        """Bytes of the file that are written, those of an earlier run included."""
+        if self._task.result is not None:
+            return self._task.result.size
+        running = self._task._running
+        return running.machine.received if running is not None else self._task._received
 
     @property
-    def path(self) -> str | None:
-        """Where the file is, or will be; None until the name is known."""
-        if self._end is not None:
-            return self._end[1]
-        return self._running.path if self._running is not None else self.options.output
+    def total(self) -> int | None:
+        """Length of the file; None while nobody knows."""
+        if self._task.result is not None:
+            return self._task.result.size
+        running = self._task._running
+        return running.machine.content.total if running is not None else None
 
     @property
-    def error(self) -> FastidmError | None:
-        """Why it failed or was stopped; None otherwise."""
-        if self.status is DownloadStatus.PAUSED:
-            return InterruptedDownload("stopped before the end; everything received is kept")
-        if self._end is not None:
-            return self._end[2]
-        return self._running.machine.error if self._running is not None else None
+    def rate(self) -> float:
+        """Over the last seconds; 0.0 when it does not run."""
+        running = self._task._running
+        return running.machine.speed if running is not None else 0.0
 
-    def _ended(self) -> None:
-        """Keep what may still be asked, and let go of the rest: of a thousand files all but a few have ended."""
-        self._end = self.status, self.path, self.error
-        self._running = None
+    @property
+    def eta(self) -> float | None:
+        """Seconds that are left at this rate; None when nobody can say."""
+        running = self._task._running
+        return running.machine.eta if running is not None else None
+
+    @property
+    def segments(self) -> NDArray[void]:
+        """The rows of the segment table, a structured array with the fields start, stop, position (int64, bytes) and check.
+
+        While the task runs it is a view of the engine's own memory: nothing is copied, and it goes on changing. Rows that
+        are not in use have stop 0. It is not to be written to.
+        """
+        import numpy
+
+        running = self._task._running
+        table = running.machine.table if running is not None else None
+        rows = numpy.empty(0, FIELDS) if table is None else table.array
+        rows.flags.writeable = False
+        return rows
+
+
+class DownloadTask(Task):
+    """One file to be downloaded. Made by `DownloadManager.add`."""
+
+    def __init__(
+        self,
+        manager: DownloadManager,
+        url: str,
+        options: Options,
+        priority: int = 0,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> None:
+        super().__init__(url, options, priority)
+        self.progress = TaskProgress(self)
+        self._manager = manager
+        self._on_event = on_event
+        self._received = 0
+        self._changes = 0
+        """Wishes to resume or cancel it that the queue has not done yet."""
+        self._lock = Lock()
+        self._waiters: list[Callable[[], object]] = []
+        self._listeners: list[Mailbox] = []
+
+    def begin(self) -> None:
+        """Queue it, if `DownloadManager.make` made it. Raises RuntimeError once the manager is closed."""
+        self._manager._begin(self)
+
+    def pause(self) -> None:
+        """Stop; everything received is kept, and `resume` goes on. Returns at once."""
+        self._manager._do(lambda queue: queue.pause(self))
+
+    def resume(self) -> None:
+        """Go on after a pause, or try again after a failure. Returns at once."""
+        self._change(lambda queue: queue.put(self))
+
+    def cancel(self, delete: bool = False) -> None:
+        """End it for good: its status becomes FAILED. Returns at once.
+
+        `delete`: what was received is removed. A finished file is not.
+        """
+        self._change(lambda queue: queue.cancel(self, delete))
+
+    def set_limit(self, rate: int | None) -> None:
+        """Receive at most `rate` bytes per second; None: as fast as can be."""
+        self._manager._do(lambda queue: queue.set_limit(rate, self))
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Wait until the file is complete and return what came of it.
+
+        Raises the task's error if it failed, `InterruptedDownload` if it was paused or cancelled, `TimeoutError` after
+        `timeout` seconds.
+        """
+        if not self.settled(timeout):
+            raise TimeoutError(f"{self!r} is not done after {timeout} s")
+        if self.result is not None:
+            return self.result
+        assert self.error is not None
+        raise self.error
+
+    def settled(self, timeout: float | None = None) -> bool:
+        """Wait until it is completed, failed or paused; False if it is not after `timeout` seconds."""
+        flag = Flag()
+        self.when_settled(flag.set)
+        try:
+            return flag.wait(timeout)
+        finally:
+            with self._lock:
+                if flag.set in self._waiters:
+                    self._waiters.remove(flag.set)
+
+    def when_settled(self, call: Callable[[], object]) -> None:
+        """Have `call` called once it is completed, failed or paused: at once if it is, else in the queue's thread. It must
+        not block."""
+        with self._lock:
+            if not self._is_over():
+                self._waiters.append(call)
+                return
+        call()
+
+    def events(self) -> Events:
+        """Its events from now on, for `for` and for `async for`; the last is `Finished`, `Failed` or `Paused`.
+
+        For a slow reader older `Progress` events are left out. A task that has ended gives none.
+        """
+        mailbox = Mailbox()
+        with self._lock:
+            if self._is_over():
+                mailbox.close()
+            else:
+                self._listeners.append(mailbox)
+        return Events(mailbox)
+
+    # ------------------------------------------------------------------ what the queue calls, in its thread
+
+    def heard(self, event: Event) -> None:
+        over = isinstance(event, LAST)
+        with self._lock:
+            if isinstance(event, Paused):
+                self._received = event.received
+            listeners, waiters = self._listeners, self._waiters
+            if over:
+                self._listeners = []
+            if not self._is_over():
+                waiters = []
+            else:
+                self._waiters = []
+        for listener in listeners:
+            listener.put(event)
+        self._manager._heard(self, event, over)
+        for call in waiters:
+            call()
+
+    # ------------------------------------------------------------------ between the threads
+
+    def _change(self, wish: Callable[[Queue], object]) -> None:
+        """Have a wish done that makes an end that was before none: who waits from now on waits for the next."""
+        with self._lock:
+            self._changes += 1
+
+        def change(queue: Queue) -> None:
+            try:
+                wish(queue)
+            finally:
+                self._changed()
+
+        try:
+            self._manager._do(change)
+        except RuntimeError:
+            self._changed()
+            raise
+
+    def _changed(self) -> None:
+        with self._lock:
+            self._changes -= 1
+            waiters: list[Callable[[], object]] = []
+            if self._is_over():
+                waiters, self._waiters = self._waiters, []
+        for call in waiters:
+            call()
+
+    def _is_over(self) -> bool:
+        return self._end is not None and not self._changes
 
 
 class DownloadManager:
-    """Runs tasks, a few at a time.
+    """Downloads files in the background, a few at a time.
 
-    Parameters: `observer(task, event)`, called in the thread of `run` with every event of `fastidm.events`; `max_downloads`,
-    tasks that run at the same time. Both tasks and connections are fewer where the process may not open so many files.
+    Parameters: `on_event(task, event)`, called with every event of `fastidm.events`, in a thread of its own; `max_downloads`,
+    tasks that run at the same time; `max_connections` and `max_per_host`, connections of all of them and of those to one
+    server, None for no such limit; `limit_rate`, bytes per second of all of them, None for no limit.
+
+    As a context manager it waits for all tasks at the end of the block, or pauses them if the block raised.
+
+    Raises `UsageError` for a value below 1. After a fork it belongs to the parent: in the child its methods raise RuntimeError.
     """
 
     def __init__(
-        self, observer: Callable[[DownloadTask, Event], None] | None = None, *, max_downloads: int = MAX_DOWNLOADS
+        self,
+        on_event: Callable[[DownloadTask, Event], object] | None = None,
+        *,
+        max_downloads: int = MAX_DOWNLOADS,
+        max_connections: int | None = None,
+        max_per_host: int | None = None,
+        limit_rate: int | None = None,
     ) -> None:
-        if max_downloads < 1:
-            raise UsageError("max_downloads must be at least 1")
-        self._observer = observer
-        self._process = os.getpid()
-        room = free_descriptors()
-        self._max_downloads = min(max_downloads, max(1, room // (TASK_FILES + 1)))
-        self._ceiling = max(1, room // self._max_downloads - TASK_FILES)
-        """Connections that a task may have at most, so that the process does not run out of descriptors."""
-        self._engine = Engine(self._max_downloads * self._ceiling)
-        self._waiting: deque[DownloadTask] = deque()
-        self._stopping = False
-        self._driven = False
-        self._closed = False
+        self._queue = Queue(
+            max_downloads=max_downloads, max_connections=max_connections, max_per_host=max_per_host, limit_rate=limit_rate
+        )
+        self._on_event = on_event
+        self.remember = True
+        """Whether `tasks` has those that have ended, too."""
+        self._tasks: dict[DownloadTask, None] = {}
+        self._lock = Lock()
+        self._thread: Thread | None = None
+        self._mailbox: Mailbox | None = None
+        self._caller: Thread | None = None
+        self._closing = False
+        _managers.add(self)
 
     def __enter__(self) -> DownloadManager:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        try:
+            if kind is None:
+                self.wait_all()
+        finally:
+            self.close()
 
-    def add(self, url: str, options: Options | None = None) -> DownloadTask:
-        """Queue a file.
+    @property
+    def tasks(self) -> tuple[DownloadTask, ...]:
+        """All that were added, in that order, but those that were cancelled."""
+        with self._lock:
+            return tuple(self._tasks)
 
-        Raises `UsageError` for what is no http or https URL; RuntimeError once closed.
+    def add(
+        self,
+        url: str,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        priority: int = 0,
+        on_event: Callable[[Event], object] | None = None,
+        **options: Unpack[Arguments],
+    ) -> DownloadTask:
+        """Queue a file; it begins as soon as it may.
+
+        Parameters: `url`, http or https; `path`, of the file, None: the server or the URL names it; `priority`, those with a
+        higher one begin first; `on_event`, called with each of its events, in the thread for callbacks; `options`, see
+        `fastidm.Options`.
+
+        Raises `UsageError`; RuntimeError once closed.
         """
-        self._check_open()
-        check_url(url)
-        task = DownloadTask(url, options or Options())
-        self._waiting.append(task)
+        task = self.make(url, path, priority=priority, on_event=on_event, **options)
+        task.begin()
         return task
 
-    def run(self) -> None:
-        """Drive all tasks until each has ended, or `stop` was called. Raises RuntimeError once closed, and within itself."""
-        self._check_open()
-        if self._driven:
-            raise RuntimeError("this manager is running already")
-        self._driven = True
-        try:
-            self._start_more()
-            self._engine.run(self._start_more)
-        finally:
-            self._driven = False
-        if self._stopping:
-            self._stop()  # for those that were not started; there may have been no loop to do it
+    def make(
+        self,
+        url: str,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        priority: int = 0,
+        on_event: Callable[[Event], object] | None = None,
+        **options: Unpack[Arguments],
+    ) -> DownloadTask:
+        """As `add`, but it waits for its `begin`: for those who listen to it from its first event on."""
+        check_url(url)
+        return DownloadTask(self, url, options_from(path, **options), priority, on_event)
 
-    def stop(self) -> None:
-        """Pause every task; `run` returns within a second. Safe in every thread and in signal handlers."""
-        self._check_process()
-        self._stopping = True
-        self._engine.call(self._stop)
+    @property
+    def usable(self) -> bool:
+        """Whether it is open, and of this process."""
+        return self._queue.is_ours() and not self._closing
+
+    def pause_all(self) -> None:
+        """Pause every task that has not ended. Returns at once."""
+        for task in self.tasks:
+            task.pause()
+
+    def resume_all(self) -> None:
+        """Let every paused task go on. Returns at once."""
+        for task in self.tasks:
+            if task.status is DownloadStatus.PAUSED:
+                task.resume()
+
+    def wait_all(self, timeout: float | None = None) -> bool:
+        """Wait until each task is completed, failed or paused; False if one is not after `timeout` seconds."""
+        until = None if timeout is None else monotonic() + timeout
+        return all(task.settled(None if until is None else max(0.0, until - monotonic())) for task in self.tasks)
+
+    def set_limit(self, rate: int | None) -> None:
+        """Let all tasks together receive at most `rate` bytes per second; None: as fast as can be."""
+        self._do(lambda queue: queue.set_limit(rate))
 
     def close(self) -> None:
-        """Pause what still runs and give everything back. Idempotent; in a forked child it does nothing.
+        """Pause what still runs and give everything back; takes about a second at most. Idempotent.
 
-        Raises RuntimeError during `run`: `stop` ends that.
+        Not to be called from a callback: that raises RuntimeError.
         """
-        if os.getpid() != self._process:
+        if not self._queue.is_ours():
             return
-        if self._driven:
-            raise RuntimeError("this manager is running: stop it first")
-        self._closed = True
-        self._engine.close()
+        if current_thread() is self._caller:
+            raise RuntimeError("a callback cannot close its manager")
+        with self._lock:
+            self._closing = True
+            thread, mailbox = self._thread, self._mailbox
+        if thread is None:
+            self._queue.close()
+        else:
+            self._queue.stop()
+            thread.join(STOP_SECONDS)
+        if mailbox is not None:
+            mailbox.close()
 
-    def _check_open(self) -> None:
-        self._check_process()
-        if self._closed:
-            raise RuntimeError("this manager is closed")
+    # ------------------------------------------------------------------ between the threads
 
-    def _check_process(self) -> None:
-        if os.getpid() != self._process:
-            raise RuntimeError("this manager belongs to the process that made it: make one after the fork")
+    def _do(self, wish: Callable[[Queue], object]) -> None:
+        """Have `wish` done in the queue's thread. Raises RuntimeError once closed, and in a forked child."""
+        with self._lock:
+            self._queue.check_process()
+            if self._closing:
+                raise RuntimeError("this manager is closed")
+            self._queue.call(lambda: wish(self._queue))
+            if self._thread is None:
+                self._thread = Thread(target=self._work, name="fastidm", daemon=True)
+                self._thread.start()
 
-    def _start_more(self) -> bool:
-        """Start what may run now; False when nothing was left to start."""
-        started = False
-        while self._waiting and not self._stopping and self._engine.running < self._max_downloads:
-            task = self._waiting.popleft()
-            options = task.options
-            if options.connections > self._ceiling:
-                options = replace(options, connections=self._ceiling)
-            task._running = self._engine.add(task.url, options, partial(self._event, task))
-            started = True
-        if self._stopping and started:
-            self._engine.call(self._stop)  # it was asked for between the look and the start
-        return started
+    def _begin(self, task: DownloadTask) -> None:
+        with self._lock:
+            self._tasks[task] = None
+        try:
+            self._do(lambda queue: queue.put(task))
+        except RuntimeError:
+            self._forget(task)
+            raise
 
-    def _stop(self) -> None:
-        for task in self._waiting:
-            task._stopped = True
-        self._waiting.clear()
-        self._engine.pause_all()
+    def _work(self) -> None:
+        """The queue's thread."""
+        try:
+            self._queue.serve()
+        finally:
+            self._queue.close()
 
-    def _event(self, task: DownloadTask, event: Event) -> None:
-        if isinstance(event, Finished):
-            task.result = event
-        if isinstance(event, Finished | Failed):
-            task._ended()
-        if self._observer is not None:
-            self._observer(task, event)
-        if isinstance(event, Finished | Failed):
-            self._start_more()
+    def _heard(self, task: DownloadTask, event: Event, over: bool) -> None:
+        """In the queue's thread."""
+        if task._cancelled or (over and not self.remember):
+            self._forget(task)
+        if self._on_event is not None or task._on_event is not None:
+            if self._mailbox is None:
+                self._mailbox = Mailbox()
+                self._caller = Thread(target=self._call_back, args=(self._mailbox,), name="fastidm-callbacks", daemon=True)
+                self._caller.start()
+            self._mailbox.put(event, task)
+
+    def _call_back(self, mailbox: Mailbox) -> None:
+        """The thread for callbacks."""
+        while (found := mailbox.get()) is not None:
+            task, event = found
+            assert isinstance(task, DownloadTask)
+            try:
+                if self._on_event is not None:
+                    self._on_event(task, event)
+                if task._on_event is not None:
+                    task._on_event(event)
+            except Exception as error:
+                self._blame(task, error)
+
+    def _blame(self, task: DownloadTask, error: Exception) -> None:
+        failure = FastidmError(f"a callback raised {type(error).__name__}: {error}", "everything received is kept")
+        failure.__cause__ = error
+        try:
+            self._do(lambda queue: queue.fail(task, failure))
+        except RuntimeError:
+            pass  # it is closed, and the task with it
+
+    def _forget(self, task: DownloadTask) -> None:
+        with self._lock:
+            self._tasks.pop(task, None)
+
+
+_managers: WeakSet[DownloadManager] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """The program ends: threads that are daemons would be cut off anywhere."""
+    for manager in list(_managers):
+        try:
+            manager.close()
+        except RuntimeError:
+            pass  # the program is ended by a callback

@@ -6,10 +6,47 @@ default and the same meaning. Values are checked once, in `Options.__post_init__
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from fastidm.errors import UsageError, printable, redact
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class Arguments(TypedDict, total=False):
+        """`Options` as keyword arguments, in the shapes that are handy in Python; see `options_from`."""
+
+        options: Options | None
+        dir: str | os.PathLike[str] | None
+        connections: int
+        checksum: str | tuple[str, str] | None
+        headers: Mapping[str, str] | Iterable[str] | None
+        user_agent: str | None
+        user: str | tuple[str, str] | None
+        netrc: bool
+        cookie_file: str | os.PathLike[str] | None
+        proxy: str | None
+        cacert: str | os.PathLike[str] | None
+        cert: str | os.PathLike[str] | None
+        key: str | os.PathLike[str] | None
+        insecure: bool
+        limit_rate: int | str | None
+        retries: int
+        timeout: float
+        connect_timeout: float
+        max_redirects: int
+        allow_downgrade: bool
+        http: str
+        io: str
+        sync: bool
+        restart: bool
+        on_change: str
+        overwrite: bool
+        rename: bool
+
 
 SCHEMES = ("http", "https")
 PROXY_SCHEMES = ("http", "https", "socks4a", "socks5h")
@@ -126,6 +163,45 @@ class Options:
                 value = redact(value)
             shown.append(f"{field.name}={value!r}")
         return f"Options({', '.join(shown)})"
+
+
+def options_from(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    options: Options | None = None,
+    dir: str | os.PathLike[str] | None = None,
+    **named: Any,
+) -> Options:
+    """The options that keyword arguments mean: each has the name of its field in `Options`.
+
+    Parameters: `path`, of the file; `dir`, its folder, where `path` is None; `options`, what is not named is taken from
+    here. `headers` may be a mapping, `checksum` "sha256:HEX", `user` a pair, `limit_rate` "10M", and a path any `PathLike`.
+
+    Raises `UsageError` for a value out of range, TypeError for a name that is no option.
+    """
+    if path is not None:
+        named["output"] = os.fspath(path)
+    if dir is not None:
+        named["directory"] = os.fspath(dir)
+    for name, value in named.items():
+        if name not in _FIELDS:
+            near = nearest(name, _FIELDS)
+            raise TypeError(f"there is no option {name!r}" + (f"; did you mean {near!r}?" if near else ""))
+        if isinstance(value, os.PathLike):
+            named[name] = os.fspath(value)
+        elif name == "headers":
+            value = value or ()
+            named[name] = tuple(f"{key}: {text}" for key, text in value.items()) if isinstance(value, Mapping) else tuple(value)
+        elif name == "checksum" and isinstance(value, str):
+            named[name] = parse_checksum(value)
+        elif name == "user" and isinstance(value, tuple):
+            named[name] = ":".join(value)
+        elif name == "limit_rate" and isinstance(value, str):
+            named[name] = parse_size(value)
+    return replace(options or Options(), **named)
+
+
+_FIELDS = frozenset(field.name for field in fields(Options))
 
 
 def _is_one_line(text: str) -> bool:

@@ -40,7 +40,7 @@ from fastidm.core.response import Head, promised_digest
 from fastidm.core.segments import SegmentTable
 from fastidm.core.task import TaskMachine
 from fastidm.errors import ExistsError, FastidmError, StorageError, redact
-from fastidm.events import Event, Failed, Finished, Progress, Retrying, Started
+from fastidm.events import Event, Failed, Finished, Paused, Progress, Retrying, Started
 from fastidm.net.errors import trouble_of
 from fastidm.net.transfers import Transfer, Transfers
 from fastidm.options import Options
@@ -52,6 +52,7 @@ from fastidm.storage.sink import FAILED, FULL, PAUSE, Sink
 from fastidm.storage.target import Resumable, Target, fits_memory
 
 if TYPE_CHECKING:
+    from fastidm.storage.memory import MemoryTarget
     from fastidm.storage.sink import PureSink
 
 BEHIND_SECONDS = 0.1
@@ -96,6 +97,27 @@ class ProbeSink:
         return PAUSE if self.sink is None else self.sink(block)
 
 
+class Limit:
+    """A rate limit that may be set, changed and lifted at any time; bytes per second, None for no limit."""
+
+    def __init__(self, rate: int | None = None) -> None:
+        self._bucket: TokenBucket | None = None
+        self.set(rate)
+
+    def set(self, rate: int | None) -> None:
+        self._bucket = TokenBucket(rate, monotonic()) if rate else None
+
+    def __bool__(self) -> bool:
+        return self._bucket is not None
+
+    def wait(self, count: int, now: float) -> float:
+        """Tell that `count` more bytes have come; returns the seconds until more may come."""
+        if self._bucket is None:
+            return 0.0
+        self._bucket.take(count, now)
+        return self._bucket.wait(now)
+
+
 @dataclass(frozen=True)
 class Shared:
     """What all tasks of an engine share."""
@@ -112,15 +134,25 @@ class Shared:
     """Called by a task that wants a tick sooner than the others, once."""
     ended: Callable[[RunningTask], None]
     """Called by a task that has ended, before it tells so."""
+    limit: Limit
+    """Of all tasks together."""
 
 
 class RunningTask:
     """One task, its machine, its files and its connections.
 
-    Parameters: `url`; `options`; `shared`, the engine's; `observer`, called with every event.
+    Parameters: `url`; `options`; `shared`, the engine's; `observer`, called with every event; `target`, where it goes, if
+    that is no file.
     """
 
-    def __init__(self, url: str, options: Options, shared: Shared, observer: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        options: Options,
+        shared: Shared,
+        observer: Callable[[Event], None],
+        target: MemoryTarget | None = None,
+    ) -> None:
         self.url = url
         self.options = options
         self.machine = TaskMachine(url, options, random, shared.hosts)
@@ -129,7 +161,7 @@ class RunningTask:
         self._shared = shared
         self._transfers = shared.transfers
         self._observer = observer
-        self._target: Target | None = None
+        self._target: Target | MemoryTarget | None = target
         self._candidate: Target | None = None
         """Under the name that the URL gives, if nothing was there."""
         self._probe_sink = ProbeSink()
@@ -143,8 +175,9 @@ class RunningTask:
         self._resumed = 0
         self._shown_at = 0.0
         self._checkpoints = Checkpoints(MACHINE_MEMORY, self._begun)
-        self._bucket = TokenBucket(options.limit_rate, self._begun) if options.limit_rate else None
-        self._bucket_bytes = 0
+        self.limit = Limit(options.limit_rate)
+        self._counted = 0
+        """Bytes of which the limits know."""
         self._throttled_at = float("-inf")
         self._held_back = False
         self._taken = 0
@@ -173,6 +206,24 @@ class RunningTask:
     def pause(self, now: float) -> None:
         """Stop; what was received is kept."""
         self.machine.pause()
+        self.perform(now)
+
+    @contained
+    def fail(self, error: FastidmError, now: float) -> None:
+        """Stop with `error`; what was received is kept."""
+        self.machine.fail(error)
+        self.perform(now)
+
+    @contained
+    def drop(self, now: float) -> None:
+        """Stop, and keep nothing."""
+        self._worthless, self._kept = True, None
+        self.pause(now)
+
+    @contained
+    def share(self, connections: int, now: float) -> None:
+        """Have so many connections at most from now on."""
+        self.machine.connections.limit(connections)
         self.perform(now)
 
     @contained
@@ -210,7 +261,7 @@ class RunningTask:
     @property
     def throttled(self) -> bool:
         """Whether a rate limit or the disk may hold it back: then `throttle` is to be called."""
-        return self._bucket is not None or self._checkpoints.behind or self._held_back
+        return bool(self.limit or self._shared.limit or self._checkpoints.behind or self._held_back)
 
     def throttle(self, now: float) -> float | None:
         """Keep to the rate limit and the disk's pace: pause or go on.
@@ -218,11 +269,10 @@ class RunningTask:
         Returns the seconds until it must be called again, None if nothing holds it back now.
         """
         wait = BEHIND_SECONDS if self._checkpoints.behind else 0.0
-        if self._bucket is not None:
-            received = self._taken + sum(sink.received for sink in self._sinks.values())
-            self._bucket.take(received - self._bucket_bytes, now)
-            self._bucket_bytes = received
-            wait = max(wait, self._bucket.wait(now))
+        received = self._taken + sum(sink.received for sink in self._sinks.values())
+        fresh, self._counted = received - self._counted, received
+        for limit in (self.limit, self._shared.limit):
+            wait = max(wait, limit.wait(fresh, now))
         self._held_back = wait > 0
         if wait > 0:
             self._throttled_at = now
@@ -299,7 +349,7 @@ class RunningTask:
             self.machine.fail(storage_error(error, self.path or ""))
             return
         target = self._target
-        if rows is None and fits_memory(action.content.total):
+        if rows is None and target.fits_memory(action.content.total):
             self._begin_in_memory(target, action)
         elif rows is None:
             begin = partial(target.begin, action.content, self.machine.rows_anew())
@@ -307,7 +357,7 @@ class RunningTask:
         else:
             self._on_disk(Phase.OPENING, partial(target.resume, rows), partial(self._opened, anew=False))
 
-    def _begin_in_memory(self, target: Target, action: Open) -> None:
+    def _begin_in_memory(self, target: Target | MemoryTarget, action: Open) -> None:
         try:
             target.begin(action.content, self.machine.rows_anew())
         except (FastidmError, OSError) as error:
@@ -416,7 +466,9 @@ class RunningTask:
         be paused, which would make it copy what it has read already."""
         actions = self.machine.actions
         wish = actions[0] if len(actions) == 1 else None
-        if not isinstance(wish, Open) or not fits_memory(wish.content.total):
+        if not isinstance(wish, Open):
+            return
+        if not (self._target.fits_memory if self._target is not None else fits_memory)(wish.content.total):
             return
         actions.clear()
         self._open(wish)
@@ -529,6 +581,8 @@ class RunningTask:
 
     def _look_for_part(self) -> Resumed | None:
         """What an earlier run left under the name that is known before the server was asked."""
+        if self._target is not None:
+            return None  # in memory
         if self.options.output is not None:
             self._target = Target(_absolute(self.options.output), self.url, self.options)
             found = self._target.prepare()
@@ -587,6 +641,8 @@ class RunningTask:
         elif machine.error is not None:
             error = machine.error
             self._tell(Failed(self._shown_url, error.name, error.exit_code, error.message, error.hint))
+        else:
+            self._tell(Paused(self._shown_url, self.path, machine.table.received() if machine.table is not None else 0))
         # Whoever keeps the task must not keep the journal's mapped pages with it.
         machine.table = machine.connections.table = None
 
@@ -608,6 +664,8 @@ class RunningTask:
             retries=machine.connections.lost,
             checksum=f"{checksum[0]}:{checksum[1]}" if checksum else None,
             length_unverified=machine.content.total is None,
+            final_url=redact(machine.connections.url),
+            validator=machine.content.etag or machine.content.last_modified,
         )
 
 

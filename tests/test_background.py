@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from fastidm import background
 from fastidm.background import MOST, Background
 
 SECONDS = 20.0
@@ -17,6 +18,10 @@ class Loop:
     def __init__(self) -> None:
         self._woken = threading.Semaphore(0)
         self.background = Background(self._woken.release)
+        self._others = helpers()
+
+    def helpers(self) -> list[threading.Thread]:
+        return [thread for thread in helpers() if thread not in self._others]
 
     def turn(self) -> None:
         assert self._woken.acquire(timeout=SECONDS)
@@ -52,7 +57,7 @@ def test_a_job_that_blocks_holds_up_no_other_and_threads_are_few() -> None:
         loop.turn()
     assert sorted(done) == list(range(3 * MOST))  # type: ignore[type-var]
     assert loop.background.pending == 1
-    mine = helpers()
+    mine = loop.helpers()
     assert len(mine) <= MOST
     gate.set()
     loop.turn()
@@ -85,21 +90,36 @@ def test_brief_jobs_share_a_thread_until_one_takes_long() -> None:
         hand_in(number)
     while len(done) < 20:
         loop.turn()
-    assert len(helpers()) == 1
+    assert len(loop.helpers()) == 1
     loop.background.submit(lambda: gate.wait(SECONDS), lambda result, error: done.append("slow"), brief=True)
     hand_in(20)
     hand_in(21)
     while len(done) < 22:
         threading.Event().wait(0.01)  # as a loop with nothing else to do comes round
         loop.background.deliver()
-    assert len(helpers()) == 2
+    assert len(loop.helpers()) == 2
     gate.set()
     while len(done) < 23:
         loop.turn()
     assert done == [*range(22), "slow"]
     loop.background.close()
-    for thread in helpers():
+    for thread in loop.helpers():
         thread.join(SECONDS)
+
+
+def test_a_thread_without_work_ends_and_later_work_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "IDLE", 0.01)
+    loop = Loop()
+    done: list[object] = []
+    for number in range(5):
+        loop.background.submit(lambda number=number: number, lambda result, error: done.append(result), brief=True)
+        while len(done) <= number:
+            loop.turn()
+        for thread in loop.helpers():
+            thread.join(SECONDS)
+        assert not loop.helpers()
+    assert done == list(range(5))
+    loop.background.close()
 
 
 def helpers() -> list[threading.Thread]:

@@ -11,8 +11,8 @@ import pytest
 from fastidm.core import checkpoints
 from fastidm.core.phase import Phase
 from fastidm.events import DownloadStatus
-from fastidm.manager import DownloadManager
 from fastidm.options import Options
+from fastidm.queue import Queue
 from fastidm.storage.target import Target
 from tests.support.content import content
 from tests.support.servers import Nginx, wait_until
@@ -22,7 +22,7 @@ def test_nothing_is_published_after_a_checkpoint_has_failed(
     tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checkpoint fails when the last byte has come, and the rename already waits for its turn at the disk."""
-    with DownloadManager() as manager:
+    with Queue() as manager:
         options = Options(directory=str(tmp_path), limit_rate=10_000_000)
         task = manager.add(nginx.add("poisoned.bin", content(3_000_000)), options)
 

@@ -1,4 +1,4 @@
-"""fastidm as a library: one `DownloadManager` in a Python program of ten lines, with as many files at once as is asked for."""
+"""fastidm as a library: one file by `download`, several by a `DownloadManager` with as many at once as is asked for."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ seconds, rates bytes a second; what can be null is marked by `?`:
     start     url path size? resumed ranges
     progress  url path? size? received rate eta? connections segments: [[start, stop, position], ...]
     retry     url reason delay failures
-    done      url path size seconds rate received resumed connections retries checksum? length_unverified
+    done      url path size seconds rate received resumed connections retries checksum? length_unverified final_url validator?
     error     url error exit_code message hint
 
 `progress` comes at most twice a second for each task, the others always. A task's last object is `done` or `error`.
@@ -33,7 +33,7 @@ from fastidm.cli.arguments import Command, TextRequested, parse
 from fastidm.cli.progress import LiveReporter, PlainReporter, Reporter
 from fastidm.cli.version import abandon_stdout, say
 from fastidm.errors import FastidmError, InterruptedDownload, printable, redact
-from fastidm.events import Event, Failed, Finished, Progress, Started
+from fastidm.events import Event, Failed, Finished, Paused, Progress, Started
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -45,7 +45,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Task(Protocol):
-    """What this module needs of a `DownloadTask`."""
+    """What this module needs of a `fastidm.queue.Task`."""
 
     @property
     def error(self) -> FastidmError | None: ...
@@ -54,7 +54,7 @@ class Task(Protocol):
 
 
 class Manager(Protocol):
-    """What this module needs of a `DownloadManager`."""
+    """What this module needs of a `fastidm.queue.Queue`."""
 
     def add(self, url: str, options: Options) -> Task: ...
     def run(self) -> None: ...
@@ -65,11 +65,11 @@ class Manager(Protocol):
 def run(arguments: Sequence[str], manager_factory: Callable[..., Manager] | None = None) -> int:
     """Do what `arguments` (without the program's name) say; returns the exit code.
 
-    Parameters: `manager_factory`, called with `observer=` and `max_downloads=`, makes the manager; None: `DownloadManager`.
+    Parameters: `manager_factory`, called with `observer=` and `max_downloads=`, makes the manager; None: `Queue`.
     """
     try:
         command = parse(arguments)
-        return Run(command, arguments).go(manager_factory or _download_manager)
+        return Run(command, arguments).go(manager_factory or _queue)
     except TextRequested as request:
         return say(request.text)
     except FastidmError as error:
@@ -123,6 +123,8 @@ class Run:
 
     def observe(self, task: Any, event: Event) -> None:
         """The manager's observer."""
+        if isinstance(event, Paused):
+            return  # `_settle` says so, with the way to go on
         number = self.numbers[id(task)]
         if isinstance(event, Progress):
             self.latest[number] = event
@@ -268,7 +270,7 @@ def _can_show(stream: TextIO) -> bool:
     return True
 
 
-def _download_manager(observer: Callable[[Any, Event], None], max_downloads: int) -> Manager:
-    from fastidm.manager import DownloadManager
+def _queue(observer: Callable[[Any, Event], None], max_downloads: int) -> Manager:
+    from fastidm.queue import Queue
 
-    return DownloadManager(observer=observer, max_downloads=max_downloads)
+    return Queue(observer=observer, max_downloads=max_downloads)

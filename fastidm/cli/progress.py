@@ -82,7 +82,7 @@ class _Views(Reporter):
             self.moved(number, view)
         elif isinstance(event, Retrying):
             self.retrying(number, view, event)
-        else:
+        elif isinstance(event, Finished | Failed):
             del self.views[number]
             self.ended(event)
 

@@ -47,6 +47,8 @@ class Connections:
         """Tasks that download from the same server, this one included."""
         self.lost = 0
         """Connections that broke or were too slow, and were made again."""
+        self.share = ceiling
+        """Connections at most, of those that all tasks have together; see `limit`."""
         self._actions = actions
         self._running: dict[int, Connection] = {}
         self._last_id = 0
@@ -111,7 +113,7 @@ class Connections:
 
     def take_after(self, before: Connections) -> None:
         """Go on counting where those of an earlier attempt stopped."""
-        self.peak, self.lost, self._last_id = before.peak, before.lost, before._last_id
+        self.peak, self.lost, self.share, self._last_id = before.peak, before.lost, before.share, before._last_id
 
     def outdated(self, connection: Connection, at: int) -> bool:
         """Whether byte `at`, which differs from what a connection brought, shows that the remote file changed since an earlier
@@ -258,11 +260,18 @@ class Connections:
         self.ramp.ceiling = 1
         self.ramp.restarted(now)
 
+    def limit(self, share: int) -> None:
+        """Have so many connections at most from now on, at least one. Those that brought least are ended."""
+        self.share = max(1, share)
+        surplus = len(self._running) - self.share
+        for connection in sorted(self._running.values(), key=lambda c: (c.receiving, c.received))[: max(0, surplus)]:
+            self.cancel(connection)
+
     # ------------------------------------------------------------------ give everybody something to do
 
     def assign(self, now: float) -> None:
         """Open as many connections as may be and as are of use."""
-        while len(self._running) < self.ramp.allowed(now):
+        while len(self._running) < min(self.share, self.ramp.allowed(now)):
             if not (
                 self._fill(now) or self._try_parts(now) or self._split(now) or self._hedge(now) or self._take_over(now)
             ):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 WORDS = 4
 """int64 words of a row."""
 ROW_BYTES = 8 * WORDS
+FIELDS = [("start", "<i8"), ("stop", "<i8"), ("position", "<i8"), ("check", "<i8")]
+"""A row, as numpy sees it."""
 UNKNOWN = (1 << 63) - 1
 """`stop` of the only segment of a stream whose length the server does not say."""
 
@@ -110,8 +112,7 @@ class SegmentTable:
         """The rows in the buffer as a numpy structured array with fields start, stop, position, check; no copy is made."""
         import numpy
 
-        fields = [("start", "<i8"), ("stop", "<i8"), ("position", "<i8"), ("check", "<i8")]
-        return numpy.frombuffer(self._words, numpy.dtype(fields))
+        return numpy.frombuffer(self._words, numpy.dtype(FIELDS))
 
     def split(self, row: int, at: int) -> int:
         """Cut a segment in two at offset `at`; the row keeps the front, the new row that is returned gets the back.

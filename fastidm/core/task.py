@@ -82,6 +82,8 @@ class TaskMachine:
         self.error: FastidmError | None = None
         self.speed = 0.0
         """Bytes per second, over the last seconds."""
+        self.received = 0
+        """Bytes of the file that were written when last looked at."""
         self._chance = chance
         self._hosts = hosts or Hosts()
         self._restarted = False
@@ -122,7 +124,7 @@ class TaskMachine:
         """Seconds that are left at the present speed; None when nobody can say."""
         if self.table is None or self.content.total is None:
             return None
-        return time_left(self.table.size - self.table.received(), self.speed)
+        return time_left(max(0, self.content.total - self.received), self.speed)
 
     # ------------------------------------------------------------------ events
 
@@ -166,8 +168,9 @@ class TaskMachine:
         self._enter("open")
         self.connections.queue(queued or {})
         self.table = table
-        self._patience.begin(table.received(), now)
-        self._average = SpeedAverage(now, table.received())
+        self.received = table.received()
+        self._patience.begin(self.received, now)
+        self._average = SpeedAverage(now, self.received)
         anew = self._rows is None and self.connections.ranges
         self.connections.opened(table, self._rows is not None, now, first_cut(table.size, self._ceiling) if anew else ())
         self._verifying = table.complete() and table.size > 0 and self._rows is not None
@@ -221,7 +224,7 @@ class TaskMachine:
         if self.phase is not Phase.RECEIVING or self.table is None:
             return
         self.connections.crowd = self._hosts.tasks(self.url)
-        received = self.table.received()
+        received = self.received = self.table.received()
         self.speed = self._average.update(received, now)
         self.connections.ramp.measure(received, len(self.connections.busy), now)
         self._patience.progressed(received)

@@ -138,6 +138,8 @@ class Transfers:
         """Descriptors that libcurl has begun to wait for and whose port nobody has asked for since, in that order."""
         self._framed: set[int] = set()
         """Local ports of connections whose last answer came over HTTP/2 or 3."""
+        self._versions: set[str] = set()
+        """The HTTP versions that were asked for."""
         self._failure: BaseException | None = None
 
     def start(
@@ -162,7 +164,10 @@ class Transfers:
         curl = self._idle.pop() if self._idle else pycurl.Curl()
         transfer = Transfer(curl, self._guarded(on_head), on_end)
         configure(curl, options, url, first, last, trusted=trusted)
-        curl.setopt(pycurl.FRESH_CONNECT, int(fresh))
+        # Where HTTP/2 may be spoken libcurl would be content with a connection that is open and speaks HTTP/1.1.
+        self._versions.add(options.http)
+        mixed = len(self._versions) > 1 and options.http != "1.1"
+        curl.setopt(pycurl.FRESH_CONNECT, int(fresh or mixed))
         curl.setopt(pycurl.HEADERFUNCTION, transfer._header)
         curl.setopt(pycurl.PREREQFUNCTION, partial(self._before_request, transfer))
         transfer.receive_into(sink)

@@ -119,6 +119,10 @@ class Target:
             self.close()
             self._next_name(owned.locked(self.part_path))
 
+    def fits_memory(self, total: int | None) -> bool:
+        """Whether a file of so many bytes is kept in memory until all of it is there, so that `begin` takes no time."""
+        return fits_memory(total)
+
     def disturbed(self) -> bool:
         """Whether something has come up since `prepare` found nothing, so that it had better be asked again."""
         return os.path.lexists(self._final) or os.path.lexists(self.journal_path)

@@ -33,6 +33,7 @@ def finished(**other: object) -> Finished:
     fields: dict[str, object] = {
         "url": URL, "path": "/d/file.iso", "size": 256 * MIB, "seconds": 4.1, "rate": 62.4 * MIB, "received": 256 * MIB,
         "resumed": 0, "connections": 16, "retries": 0, "checksum": None, "length_unverified": False,
+        "final_url": "http://server.test/f", "validator": None,
     }  # fmt: skip
     return Finished(**(fields | other))  # type: ignore[arg-type]
 

@@ -29,7 +29,7 @@ SECRET = "hunter2"
 STARTED = Started(URL, "/d/file.iso", 256 * MIB, 0, True)
 PROGRESS = Progress(URL, "/d/file.iso", 256 * MIB, 105 * MIB, 8.0 * MIB, 18.9, 2, ((0, 9, 4), (9, 256 * MIB, 9)))
 RETRY = Retrying(URL, "503 Service Unavailable", 1.0, 2)
-DONE = Finished(URL, "/d/file.iso", 256 * MIB, 4.1, 62.4 * MIB, 256 * MIB, 0, 16, 0, None, False)
+DONE = Finished(URL, "/d/file.iso", 256 * MIB, 4.1, 62.4 * MIB, 256 * MIB, 0, 16, 0, None, False, URL, None)
 ERROR = Failed(URL, "not_found", 3, "the server has no such file: " + URL, "check the address")
 
 
@@ -305,7 +305,7 @@ def talk(self):
     for n in range(3):
         self.tell(n)
         time.sleep(0.51)
-    self.observer(self, Finished("u", "/d/f", 100, 1.0, 1.0, 100, 0, 1, 0, None, False))
+    self.observer(self, Finished("u", "/d/f", 100, 1.0, 1.0, 100, 0, 1, 0, None, False, "u", None))
     open(os.environ["REACHED"], "w").close()
 Manager.run = talk
 """
@@ -352,7 +352,7 @@ def test_text_that_cannot_be_written_is_an_error() -> None:
 
 def test_without_stdout_and_stderr_it_downloads_all_the_same() -> None:
     body = """
-Manager.run = lambda self: self.observer(self, Finished("u", "/d/f", 100, 1.0, 1.0, 100, 0, 1, 0, None, False))
+Manager.run = lambda self: self.observer(self, Finished("u", "/d/f", 100, 1.0, 1.0, 100, 0, 1, 0, None, False, "u", None))
 """
     for flags in ([], ["--json"], ["--quiet"]):
         result = child("os.close(1); os.close(2); sys.stdout = sys.stderr = None" + body, *flags, URL)

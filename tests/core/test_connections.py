@@ -127,6 +127,21 @@ def test_the_ceiling_is_never_passed() -> None:
     assert len(desk.connections) == 5 == len(desk.connections.busy)
 
 
+def test_a_smaller_share_ends_those_that_brought_least_and_a_larger_one_lets_more_in() -> None:
+    desk = Desk(tile(64 * MIB, range(8 * MIB, 64 * MIB, 8 * MIB), 100))
+    best = desk.open_all()[:2]
+    desk.move(0.5, **{f"c{c.id}": MIB for c in best}, rest=1024)
+    desk.connections.limit(2)
+    assert {c.id for c in desk.connections.busy} == {c.id for c in best}
+    desk.requests()
+    assert desk.assign() == []
+    desk.connections.limit(5)
+    desk.open_all()
+    assert len(desk.connections) == 5
+    desk.connections.limit(0)
+    assert len(desk.connections) == 1
+
+
 # ---------------------------------------------------------------------- splitting
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fastidm.events import DownloadStatus, Event, Progress
-from fastidm.manager import DownloadManager, DownloadTask
 from fastidm.options import Options
+from fastidm.queue import Queue, Task
 from tests.reliability.launcher import wrapper
 from tests.support.command import Command, Outcome, call, run
 from tests.support.content import content, first_difference
@@ -54,11 +54,11 @@ def assert_done(outcome: Outcome, folder: Path, data: bytes = DATA, name: str = 
 def stop_at(count: int, url: str, folder: Path, **options: Any) -> None:
     """Download in this process until `count` bytes are written, and stop in good order."""
 
-    def look(task: DownloadTask, event: Event) -> None:
+    def look(task: Task, event: Event) -> None:
         if isinstance(event, Progress) and event.received >= count:
             manager.stop()
 
-    with DownloadManager(look) as manager:
+    with Queue(look) as manager:
         task = manager.add(url, Options(directory=str(folder), **options))
         manager.run()
     assert task.status is DownloadStatus.PAUSED

@@ -11,11 +11,11 @@ import json
 import os
 import sys
 
-import fastidm.manager
+import fastidm.queue
 import fastidm.storage.journal
 from fastidm.cli.main import run
 
-LOADED = (fastidm.manager, fastidm.storage.journal)
+LOADED = (fastidm.queue, fastidm.storage.journal)
 
 
 def race(count: int, arguments: list[str]) -> list[tuple[int, str]]:

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from fastidm.api import download
 from fastidm.errors import FastidmError, UsageError
 from fastidm.events import DownloadStatus, Event, Finished, Progress, Started
-from fastidm.manager import DownloadManager, DownloadTask
 from fastidm.options import Options
+from fastidm.queue import Queue, Task
 from tests.reliability.machine import DATA, KIB, MIB, SIZE, Serve, resumed
+from tests.support.alone import download
 from tests.support.command import environment
 from tests.support.content import content, first_difference
 from tests.support.oddserver import File, Gate
@@ -62,7 +62,7 @@ def program(text: str, *arguments: object, cwd: Path, python: tuple[str, ...] = 
 
 PREFACE = """
 import json, os, signal, sys, threading
-from fastidm.manager import DownloadManager
+from fastidm.queue import Queue
 from fastidm.options import Options
 from fastidm.events import Progress
 
@@ -72,7 +72,7 @@ def tell(value):
 
 FORKS = """
 half = threading.Event()
-manager = DownloadManager(lambda task, event: half.set() if isinstance(event, Progress) and event.received >= HALF else None)
+manager = Queue(lambda task, event: half.set() if isinstance(event, Progress) and event.received >= HALF else None)
 task = manager.add(sys.argv[1], Options(directory="."))
 thread = threading.Thread(target=manager.run)
 thread.start()
@@ -104,7 +104,7 @@ def look(task, event):
         tell(os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]))
 pids = []
 def main():
-    with DownloadManager(look) as manager:
+    with Queue(look) as manager:
         task = manager.add(sys.argv[1], Options(directory="."))
         manager.run()
         tell([task.status.value, task.result and task.result.retries])
@@ -130,7 +130,7 @@ def test_a_fork_in_the_middle_hurts_nobody(text: str, odd: Serve, folder: Path) 
 
 FORKS_AND_DIES = """
 begun = threading.Event()
-manager = DownloadManager(lambda task, event: begun.set() if isinstance(event, Progress) and event.received else None)
+manager = Queue(lambda task, event: begun.set() if isinstance(event, Progress) and event.received else None)
 manager.add(sys.argv[1], Options(directory="."))
 threading.Thread(target=manager.run, daemon=True).start()
 begun.wait()
@@ -178,11 +178,11 @@ def test_a_callback_that_raises_ends_its_own_download_alone(kind: type[Event], o
     gate = Gate(File(DATA), HALF)
     url, other = odd(gate).url + "/a.bin", odd(File(DATA)).url + "/b.bin"
 
-    def observe(task: DownloadTask, event: Event) -> None:
+    def observe(task: Task, event: Event) -> None:
         if isinstance(event, kind) and task.url == url and (not isinstance(event, Progress) or event.received >= HALF):
             raise KeyError("theirs")
 
-    with DownloadManager(observe) as manager:
+    with Queue(observe) as manager:
         bad, good = manager.add(url, Options(directory=str(folder))), manager.add(other, Options(directory=str(folder)))
         manager.run()
     assert good.status is DownloadStatus.COMPLETED
@@ -198,7 +198,7 @@ def test_a_callback_that_raises_ends_its_own_download_alone(kind: type[Event], o
 
 DAEMON = """
 half = threading.Event()
-manager = DownloadManager(lambda task, event: half.set() if isinstance(event, Progress) and event.received >= HALF else None)
+manager = Queue(lambda task, event: half.set() if isinstance(event, Progress) and event.received >= HALF else None)
 manager.add(sys.argv[1], Options(directory="."))
 threading.Thread(target=manager.run, daemon=True).start()
 half.wait()
@@ -220,7 +220,7 @@ FAULT = """
 import faulthandler, mmap
 import fastidm.storage.sink
 faulthandler.enable()
-manager = DownloadManager()
+manager = Queue()
 with open("mine", "w+b") as file:
     file.truncate(8192)
     mine = mmap.mmap(file.fileno(), 8192)
@@ -246,7 +246,7 @@ def look(task, event):
         told.append(1)
         tell("cut")
 told = []
-with DownloadManager(look) as manager:
+with Queue(look) as manager:
     task = manager.add(sys.argv[1], Options(directory=".", io="mmap", sync=False))
     manager.run()
 tell(task.error.exit_code)
@@ -285,7 +285,7 @@ def test_absurd_numbers_are_refused_when_they_are_said(options: dict[str, Any]) 
 @pytest.mark.row("R10")
 def test_a_manager_may_be_closed_and_stopped_as_often_as_one_likes(odd: Serve, folder: Path) -> None:
     url = odd(File(DATA)).url + "/a.bin"
-    manager = DownloadManager()
+    manager = Queue()
     task = manager.add(url, Options(directory=str(folder)))
     manager.run()
     assert task.status is DownloadStatus.COMPLETED
@@ -313,7 +313,7 @@ def test_stops_at_odd_moments_leave_what_can_be_gone_on_with(seed: int, nginx: N
     moment = chance.randrange(6)
     seen = 0
 
-    def observe(task: DownloadTask, event: Event) -> None:
+    def observe(task: Task, event: Event) -> None:
         nonlocal seen
         seen += 1
         if seen > moment:
@@ -321,7 +321,7 @@ def test_stops_at_odd_moments_leave_what_can_be_gone_on_with(seed: int, nginx: N
             if chance.random() < 0.5:
                 threading.Thread(target=manager.stop).start()
 
-    with DownloadManager(observe) as manager:
+    with Queue(observe) as manager:
         task = manager.add(url, Options(directory=str(folder)))
         if moment == 5:
             manager.stop()
@@ -338,7 +338,7 @@ def test_a_callback_may_add_and_stop_and_nothing_else(nginx: Nginx, folder: Path
     urls = [nginx.add(f"{number}.bin", DATA) for number in range(2)]
     refused: list[str] = []
 
-    def observe(task: DownloadTask, event: Event) -> None:
+    def observe(task: Task, event: Event) -> None:
         if isinstance(event, Finished) and task.url == urls[0]:
             for call in (manager.run, manager.close):
                 try:
@@ -347,7 +347,7 @@ def test_a_callback_may_add_and_stop_and_nothing_else(nginx: Nginx, folder: Path
                     refused.append(call.__name__)
             manager.add(urls[1], Options(directory=str(folder)))
 
-    with DownloadManager(observe) as manager:
+    with Queue(observe) as manager:
         manager.add(urls[0], Options(directory=str(folder)))
         manager.run()
     assert refused == ["run", "close"]
@@ -384,7 +384,7 @@ def test_nothing_is_left_open(nginx: Nginx, folder: Path) -> None:
         download(url, Options(directory=str(folder), overwrite=True))
         with pytest.raises(FastidmError):
             download(url + "-not-there", Options(directory=str(folder)))
-        with DownloadManager(lambda task, event: manager.stop()) as manager:
+        with Queue(lambda task, event: manager.stop()) as manager:
             manager.add(url, Options(directory=str(folder), overwrite=True))
             manager.run()
     assert sorted(os.listdir("/proc/self/fd")) == before

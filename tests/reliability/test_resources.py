@@ -19,8 +19,8 @@ import pytest
 from fastidm.core.response import Content
 from fastidm.core.segments import restore
 from fastidm.events import DownloadStatus, Event, Started
-from fastidm.manager import DownloadManager, DownloadTask
 from fastidm.options import Options
+from fastidm.queue import Queue, Task
 from fastidm.storage import linux
 from fastidm.storage.pages import ROWS
 from fastidm.storage.partfile import PartFile
@@ -108,8 +108,9 @@ def test_as_many_downloads_at_once_as_there_are_files_for(odd: Serve, folder: Pa
     server = odd(File(DATA[: 200 * KIB]))
     text = """
 import sys
-from fastidm import DownloadManager, Options
-with DownloadManager(max_downloads=500) as manager:
+from fastidm import Options
+from fastidm.queue import Queue
+with Queue(max_downloads=500) as manager:
     tasks = [manager.add(f"{sys.argv[1]}/{number}", Options(directory=".")) for number in range(120)]
     manager.run()
 print(sorted({task.status.value for task in tasks}))
@@ -316,13 +317,13 @@ def test_a_url_in_the_queue_takes_little_memory_and_the_first_starts_at_once(odd
     options = Options(directory=str(folder))
     started: list[float] = []
 
-    def observe(task: DownloadTask, event: Event) -> None:
+    def observe(task: Task, event: Event) -> None:
         if isinstance(event, Started):
             started.append(time.monotonic())
             manager.stop()
 
     begun = time.monotonic()
-    with DownloadManager(observe) as manager:
+    with Queue(observe) as manager:
         tracemalloc.start()
         tasks = [manager.add(f"{server.url}/{number}.bin", options) for number in range(count)]
         taken, _ = tracemalloc.get_traced_memory()

@@ -28,10 +28,10 @@ from fastidm import errors
 from fastidm.cli import main
 from fastidm.core.redirect import follow, origin
 from fastidm.errors import UsageError
-from fastidm.manager import DownloadManager
 from fastidm.net.setup import configure
 from fastidm.net.transfers import Transfer
 from fastidm.options import Options
+from fastidm.queue import Queue
 from tests.support.command import Command, Outcome, call, run
 from tests.support.content import content
 from tests.support.oddserver import Exchange, File, Gate, Habit, OddServer, Proxy
@@ -216,7 +216,7 @@ def test_no_mistake_in_a_url_repeats_its_secret(url: str, place: Place) -> None:
     if url.startswith("http"):
         proxied = place.call("--retries", "0", "--proxy", url, "http://127.0.0.1:9/x")
         assert proxied.code in (2, 6)
-    for api in (lambda: Options(proxy=url), lambda: DownloadManager().add(url)):
+    for api in (lambda: Options(proxy=url), lambda: Queue().add(url)):
         try:
             api()
         except UsageError as error:
@@ -545,7 +545,7 @@ def test_no_object_shows_its_secrets(tmp_path: Path) -> None:
     assert repr(Options()) == "Options()"
     assert pickle.loads(pickle.dumps(options)) == options
     seen: list[object] = []
-    with DownloadManager(lambda task, event: seen.append(event)) as manager:
+    with Queue(lambda task, event: seen.append(event)) as manager:
         task = manager.add(url, Options(retries=0, directory=str(tmp_path), **secret))
         manager.run()
         assert_clean(repr(task), repr(task._running), repr(manager))

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from fastidm.events import Event, Finished
-from fastidm.manager import DownloadManager, DownloadTask
 from fastidm.options import Options
+from fastidm.queue import Queue, Task
 from fastidm.storage import owned
 from fastidm.storage.naming import JOURNAL_SUFFIX, PART_SUFFIX
 from tests.reliability.machine import DATA, KIB, MIB, SIZE, Serve, assert_done, begin, patched, resumed, run_patched
@@ -105,7 +105,7 @@ def test_many_that_wait_for_a_stuck_disk_do_not_hold_up_one_on_another(
                 assert waiting.acquire(timeout=10)
         File(DATA[: 300 * KIB])(exchange)
 
-    def observe(task: DownloadTask, event: Event) -> None:
+    def observe(task: Task, event: Event) -> None:
         if isinstance(event, Finished):
             order.append(task.url)
             repaired.set()
@@ -113,7 +113,7 @@ def test_many_that_wait_for_a_stuck_disk_do_not_hold_up_one_on_another(
     monkeypatch.setattr(owned, "sync", sync)
     url = odd(habit).url
     order: list[str] = []
-    with DownloadManager(observe, max_downloads=count + 1) as manager:
+    with Queue(observe, max_downloads=count + 1) as manager:
         for number in range(count):
             manager.add(f"{url}/{number}", Options(directory=str(stuck)))
         manager.add(f"{url}/good", Options(directory=str(good)))

@@ -19,8 +19,8 @@ import pytest
 
 from fastidm.errors import LockedError
 from fastidm.events import DownloadStatus
-from fastidm.manager import DownloadManager
 from fastidm.options import Options
+from fastidm.queue import Queue
 from fastidm.storage.partfile import PartFile
 from fastidm.storage.target import Target
 from tests.reliability.machine import DATA, KIB, MIB, Serve, assert_done, assert_failed, begin, resumed
@@ -184,7 +184,7 @@ def test_of_many_that_go_on_with_the_same_remains_one_does(nginx: Nginx, odd: Se
 
 def twice(*urls: str, folder: Path, **options: Any) -> list[tuple[DownloadStatus, int]]:
     """Run these in one manager at the same time; gives status and exit code of each."""
-    with DownloadManager() as manager:
+    with Queue() as manager:
         tasks = [manager.add(url, Options(directory=str(folder), **options)) for url in urls]
         manager.run()
     return [(task.status, task.error.exit_code if task.error else 0) for task in tasks]

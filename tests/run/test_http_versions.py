@@ -10,8 +10,9 @@ from pathlib import Path
 import pycurl
 import pytest
 
-from fastidm.api import download
 from fastidm.options import Options
+from fastidm.queue import Queue
+from tests.support.alone import download
 from tests.support.command import Command, call, run
 from tests.support.content import content, first_difference
 from tests.support.oddserver import Habit, OddServer, Proxy
@@ -20,7 +21,7 @@ from tests.support.servers import CA, Caddy, Nginx, Server
 MIB = 1 << 20
 SIZE = 8 * MIB
 DATA = content(SIZE, seed=41)
-PROTOCOLS = {"2": "HTTP/2.0", "3": "HTTP/3.0"}
+PROTOCOLS = {"1.1": "HTTP/1.1", "2": "HTTP/2.0", "3": "HTTP/3.0"}
 
 
 @pytest.fixture(scope="session", params=[("tls_nginx", "2"), ("caddy", "2"), ("caddy", "3")], ids=" ".join)
@@ -49,6 +50,18 @@ def test_a_file_of_any_size_comes_whole(speaking: tuple[Server, str], size: int,
     assert (done.size, done.received, done.length_unverified) == (size, size, False)
     assert_only(folder, data)
     assert PROTOCOLS[version] in protocols(server, url)
+
+
+def test_a_file_of_another_version_before_does_not_decide_it(speaking: tuple[Server, str], folder: Path, ca: CA) -> None:
+    """A connection that is open speaks what it speaks."""
+    server, version = speaking
+    urls = [server.add(f"{number}.bin", DATA) for number in range(3)]
+    wanted = ("1.1", version, version)
+    with Queue(max_downloads=1) as queue:
+        for url, http in zip(urls, wanted, strict=True):
+            queue.add(url, Options(directory=str(folder), cacert=ca.file, http=http, connections=1))
+        queue.run()
+    assert [protocols(server, url) for url in urls] == [{PROTOCOLS[http]} for http in wanted]
 
 
 def test_both_sinks_write_the_same(pure_and_c: type, speaking: tuple[Server, str], folder: Path, ca: CA) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fastidm.api import download
 from fastidm.errors import BusyError
 from fastidm.events import Event, Finished, Progress
 from fastidm.options import Options
 from fastidm.storage.target import Target
+from tests.support.alone import download
 from tests.support.command import Command
 from tests.support.content import content, first_difference
 from tests.support.oddserver import Exchange, File, Habit, Limited, OddServer

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastidm.events import DownloadStatus
-from fastidm.manager import DownloadManager, DownloadTask
 from fastidm.options import Options
+from fastidm.queue import Queue, Task
 from tests.support.command import Command, call, run
 from tests.support.content import content, first_difference
 from tests.support.oddserver import Exchange, File, Gate, Habit, OddServer
@@ -89,7 +89,7 @@ def test_a_signal_stops_all_of_them_and_the_same_command_goes_on_with_the_rest(o
 
 def test_one_manager_runs_dozens_of_files_a_few_at_a_time(odd: Serve, folder: Path) -> None:
     data = [content(100_000 * (number % 30), seed=number) for number in range(40)]
-    tasks: list[DownloadTask] = []
+    tasks: list[Task] = []
     most = 0
 
     def habit(exchange: Exchange) -> None:
@@ -98,7 +98,7 @@ def test_one_manager_runs_dozens_of_files_a_few_at_a_time(odd: Serve, folder: Pa
         File(data[int(exchange.target[1:])])(exchange)
 
     server = odd(habit)
-    with DownloadManager(max_downloads=4) as manager:
+    with Queue(max_downloads=4) as manager:
         tasks += [manager.add(f"{server.url}/{number}", Options(directory=str(folder))) for number in range(40)]
         manager.run()
     assert {task.status for task in tasks} == {DownloadStatus.COMPLETED}
@@ -109,7 +109,7 @@ def test_one_manager_runs_dozens_of_files_a_few_at_a_time(odd: Serve, folder: Pa
 
 def test_a_rate_limit_of_one_does_not_slow_the_other(nginx: Nginx, folder: Path) -> None:
     data = content(3 * MIB)
-    with DownloadManager() as manager:
+    with Queue() as manager:
         slow = manager.add(nginx.add("slow", data), Options(directory=str(folder), limit_rate=2 * MIB))
         fast = manager.add(nginx.add("fast", data), Options(directory=str(folder)))
         manager.run()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fastidm.api import download
 from fastidm.errors import NetworkError, RedirectError
 from fastidm.options import Options
+from tests.support.alone import download
 from tests.support.command import call, run
 from tests.support.content import content, first_difference
 from tests.support.oddserver import Exchange, File, Habit, OddServer, Proxy

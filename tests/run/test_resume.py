@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from fastidm.api import download
 from fastidm.errors import ContentChangedError, NetworkError
 from fastidm.events import DownloadStatus, Event, Finished, Progress
-from fastidm.manager import DownloadManager, DownloadTask
 from fastidm.options import Options
+from fastidm.queue import Queue, Task
 from fastidm.storage.target import Target
+from tests.support.alone import download
 from tests.support.command import Command, call, run
 from tests.support.content import content, first_difference
 from tests.support.oddserver import Exchange, File, Gate, Habit, OddServer, Valve
@@ -59,11 +59,11 @@ def leave_half(server: OddServer, folder: Path, **options: Any) -> None:
 def stop_at(url: str, count: int, folder: Path, **options: Any) -> None:
     """Download in this process until `count` bytes are written, and stop."""
 
-    def look(task: DownloadTask, event: Event) -> None:
+    def look(task: Task, event: Event) -> None:
         if isinstance(event, Progress) and event.received >= count:
             manager.stop()
 
-    with DownloadManager(look) as manager:
+    with Queue(look) as manager:
         task = manager.add(url, Options(directory=str(folder), **options))
         manager.run()
     assert task.status is DownloadStatus.PAUSED
