@@ -10,6 +10,7 @@ from pathlib import Path
 import pycurl
 import pytest
 
+from fastidm.core import connections
 from fastidm.options import Options
 from fastidm.queue import Queue
 from tests.support.alone import download
@@ -71,10 +72,14 @@ def test_both_sinks_write_the_same(pure_and_c: type, speaking: tuple[Server, str
     assert_only(folder)
 
 
-def test_each_segment_has_a_connection_of_its_own(speaking: tuple[Server, str], folder: Path, ca: CA) -> None:
+def test_each_segment_has_a_connection_of_its_own(
+    speaking: tuple[Server, str], folder: Path, ca: CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server, version = speaking
     url = server.add("a.bin", DATA)
-    # So slow that a connection's first segment is not yet full when the last connection is opened.
+    # So slow that a connection's first segment is not yet full when the last connection is opened. It is our own limit that
+    # makes it slow, and bytes wait here: that would be a reason not to open others.
+    monkeypatch.setattr(connections, "LOSS", 0)
     done = download(url, Options(directory=str(folder), cacert=ca.file, http=version, connections=4, limit_rate=10 * MIB))
     assert done.connections == 4
     assert len({request.connection for request in server.wait_for_requests(4, url)}) >= 4
