@@ -57,10 +57,11 @@ def test_a_stream_that_is_reset_is_asked_for_again(
 def test_connections_that_the_server_ends_by_goaway_are_replaced(
     server_folders: tuple[Path, Path], ca: CA, folder: Path
 ) -> None:
-    with Nginx(*server_folders, ca.issue("localhost", "127.0.0.1"), http2=True, extra="keepalive_requests 1;") as server:
+    # So slow that one connection does not have everything before a second one is opened.
+    slow = "keepalive_requests 1; limit_rate 4m;"
+    with Nginx(*server_folders, ca.issue("localhost", "127.0.0.1"), http2=True, extra=slow) as server:
         url = server.add("a.bin", DATA)
-        # So slow that one connection does not have everything before a second one is opened.
-        run("--json", "--http", "2", "--limit-rate", "10M", "--cacert", ca.file, url, cwd=folder).done  # noqa: B018
+        run("--json", "--http", "2", "--cacert", ca.file, url, cwd=folder).done  # noqa: B018
         requests = server.wait_for_requests(2, url)
     assert {request.protocol for request in requests} == {"HTTP/2.0"}
     assert len({request.connection for request in requests}) == len(requests)
