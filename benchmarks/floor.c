@@ -3,7 +3,8 @@
    floor [-s] HOST PORT PATH SIZE CONNECTIONS FILE [CACERT]
 
    One thread, epoll, one range of the file for each connection, recv and pwrite. With CACERT it speaks TLS (compiled with
-   -DTLS -lssl -lcrypto). With -s it waits for the disk at the end. It knows nothing of retries, limits or resuming: whatever is unusual ends it with status 1. */
+   -DTLS -lssl -lcrypto). With -s it waits for the disk at the end. It knows nothing of retries, limits
+   or resuming: whatever is unusual ends it with status 1. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>

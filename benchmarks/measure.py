@@ -128,7 +128,7 @@ def back(folder: Path, size: int) -> None:
     """Make memory that the page cache can take at its usual speed: write `size` bytes (2 GiB at most) and remove them.
 
     The host of a virtual machine takes free memory away and gives it back at the first touch, page by page. Whoever gets such
-    memory takes up to six times as long for the same work (measured: dd, 1 GiB, 0.35 and 2.7 s), whatever tool it is.
+    memory takes up to eight times as long for the same work (measured: dd, 1 GiB, 0.35 and 2.7 s), whatever tool it is.
     """
     place = folder / "memory"
     block = bytes(128 << 10)

@@ -58,6 +58,7 @@ class Task:
 
     @property
     def status(self) -> DownloadStatus:
+        """Where it is in its life."""
         if self._end is not None:
             return self._end[0]
         running = self._running

@@ -252,6 +252,8 @@ class RunningTask:
                 self._mode.choose(self._sinks.values())
             if self._seams and (at := self._broken_seam()) is not None:
                 self.machine.compared(at, now)
+            if self._target is not None:
+                self._target.check_size(self.machine.received)
             self._checkpoint(now)
             self._claim()
         if now - self._shown_at >= EVENT_SECONDS and not self.machine.ended_for_good:

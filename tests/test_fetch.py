@@ -105,6 +105,17 @@ def test_a_body_that_is_too_large_is_refused_before_it_comes(nginx: Nginx) -> No
         fastidm.fetch(url, max_size=MIB - 1)
 
 
+def test_a_stream_that_becomes_too_large_is_refused_while_it_comes(odd: Serve) -> None:
+    def habit(exchange: Exchange) -> None:
+        exchange.head(200, "Connection: close")
+        while not exchange.gone():
+            exchange.send(bytes(64 << 10))
+        exchange.close()
+
+    with pytest.raises(LimitError, match=str(MIB)):
+        fastidm.fetch(odd(habit).url + "/endless", max_size=MIB)
+
+
 def test_an_error_is_raised_and_nothing_stays(nginx: Nginx) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(NotFoundError):

@@ -105,8 +105,7 @@ class MemoryTarget:
     def begin(self, content: Content, rows: bytes = b"") -> None:
         """Make room, which the kernel gives when bytes come. Raises `LimitError`, `StorageError`."""
         self.discard()
-        if content.total is not None and content.total > self.most:
-            raise LimitError(f"the body has {content.total} bytes, and {self.most} are allowed", "download it to a file")
+        self.check_size(content.total or 0)
         with mapped("the memory"):
             self.fd = _nameless()
             self.size = -1 if content.total is None else content.total
@@ -114,11 +113,17 @@ class MemoryTarget:
                 os.ftruncate(self.fd, content.total)
         self.table = memoryview(bytearray(rows.ljust(ROWS * ROW_BYTES, b"\0")))
 
+    def check_size(self, size: int) -> None:
+        """Raises `LimitError` if `size` bytes are more than it may have: the server need not have said how many will come."""
+        if size > self.most:
+            raise LimitError(f"the body has {size} bytes or more, and {self.most} are allowed", "download it to a file")
+
     def finish(self, size: int, checksum: tuple[str, str] | None, stop: Callable[[], bool]) -> None:
         """Verify what came, and make it `body`. Helper thread.
 
-        Raises `IntegrityError`, `InterruptedDownload`, `StorageError`.
+        Raises `LimitError`, `IntegrityError`, `InterruptedDownload`, `StorageError`.
         """
+        self.check_size(size)
         with mapped("the memory"):
             if checksum:
                 from fastidm.storage.checksum import file_digest

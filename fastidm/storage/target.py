@@ -123,6 +123,9 @@ class Target:
         """Whether a file of so many bytes is kept in memory until all of it is there, so that `begin` takes no time."""
         return fits_memory(total)
 
+    def check_size(self, size: int) -> None:
+        """A file may have any number of bytes: the disk says how many are too many."""
+
     def disturbed(self) -> bool:
         """Whether something has come up since `prepare` found nothing, so that it had better be asked again."""
         return os.path.lexists(self._final) or os.path.lexists(self.journal_path)

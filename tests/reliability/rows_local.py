@@ -69,7 +69,8 @@ ROWS: tuple[Row, ...] = (
     Row("F39", "The embedding program forks in the middle of a download", "the child's calls raise at once, the parent is "
         "unharmed"),
     Row("F40", "Many threads download at once; a callback raises", "each thread's download is its own; the one whose callback "
-        "raised ends with 1 and is kept, the others go on. A callback that blocks holds up its own manager, as documented"),
+        "raised ends with 1 and is kept, the others go on. A callback that blocks holds up its own queue, as "
+        "documented; a `DownloadManager` has a thread for callbacks"),
     Row("F41", "The interpreter ends while a daemon thread downloads", "no crash; the next run goes on"),
     Row("F42", "The embedding program has its own handler for SIGBUS", "it gets the faults that are its own, and no others"),
     Row("F43", "The disk is stuck for seconds in a sync", "the loop never waits 100 ms for it; connections go on receiving"),
