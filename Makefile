@@ -12,7 +12,7 @@ STAMP = $(VENV)/.has-$(1)-$(notdir $(firstword $(CC)))
 SOURCES := pyproject.toml $(wildcard fastidm/_hotpath.c)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-c asan bench bench-full bench-micro bench-compare bench-tools faults-table fuzz build clean
+.PHONY: help demo test check check-c asan docs bench bench-full bench-micro bench-compare bench-tools faults-table fuzz build clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -44,6 +44,9 @@ asan: $(call STAMP,test) ## run the tests of the C sink under AddressSanitizer a
 	$(CC) -g -O1 -Wall -Wextra -Werror $(SANITIZE) -shared -fPIC -isystem "$$include" fastidm/_hotpath.c -o "fastidm/_hotpath$$suffix" && \
 	LD_PRELOAD=$$library PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:handle_sigbus=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	$$python -m pytest -p no:cacheprovider tests/storage/test_sink*.py
+
+docs: $(call STAMP,docs) ## build the documentation as a web site in build/site
+	@$(RUN) -m mkdocs build --quiet --strict
 
 bench: $(call STAMP,bench) ## compare with other tools on this machine, and write a report, in about 6 minutes
 	@$(RUN) -m benchmarks --quick
@@ -104,4 +107,5 @@ $(eval $(call installed,run,.,))
 $(eval $(call installed,test,.[test],run))
 $(eval $(call installed,dev,.[dev],run test))
 $(eval $(call installed,bench,.[bench],run))
+$(eval $(call installed,docs,.[docs],run))
 $(eval $(call installed,fuzz,.[fuzz],run))

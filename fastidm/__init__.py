@@ -14,11 +14,15 @@ __all__ = [
     "FastidmError",
     "Options",
     "Progress",
+    "RemoteFile",
     "Result",
+    "Stream",
     "adownload",
     "afetch",
     "download",
     "fetch",
+    "open",
+    "stream",
 ]
 
 _HOMES = {
@@ -29,11 +33,15 @@ _HOMES = {
     "FastidmError": "fastidm.errors",
     "Options": "fastidm.options",
     "Progress": "fastidm.events",
+    "RemoteFile": "fastidm.streams",
     "Result": "fastidm.events",
+    "Stream": "fastidm.streams",
     "adownload": "fastidm.api",
     "afetch": "fastidm.api",
     "download": "fastidm.api",
     "fetch": "fastidm.api",
+    "open": "fastidm.api",
+    "stream": "fastidm.api",
 }
 
 # Type checkers believe this to be true. Importing it from `typing` would cost more than the whole module.
@@ -43,6 +51,8 @@ if TYPE_CHECKING:
     from fastidm.api import afetch as afetch
     from fastidm.api import download as download
     from fastidm.api import fetch as fetch
+    from fastidm.api import open as open
+    from fastidm.api import stream as stream
     from fastidm.errors import FastidmError as FastidmError
     from fastidm.events import DownloadStatus as DownloadStatus
     from fastidm.events import Progress as Progress
@@ -51,6 +61,8 @@ if TYPE_CHECKING:
     from fastidm.manager import DownloadTask as DownloadTask
     from fastidm.options import Options as Options
     from fastidm.storage.memory import Body as Body
+    from fastidm.streams import RemoteFile as RemoteFile
+    from fastidm.streams import Stream as Stream
 
 
 def __getattr__(name: str) -> object:

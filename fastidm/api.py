@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 
 from fastidm.events import Progress, Result
 from fastidm.manager import STOP_SECONDS, DownloadManager, DownloadTask
+from fastidm.options import check_url, options_from
 
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from fastidm.core.response import Content
     from fastidm.options import Arguments
     from fastidm.storage.memory import Body, MemoryTarget
+    from fastidm.streams import RemoteFile, Stream
 
 MOST = 1000
 """Downloads that run at the same time, if the process may open so many files: whoever calls decides how many they are."""
@@ -44,6 +47,11 @@ def download(
     kept, and the same call goes on.
 
     Raises a leaf of `FastidmError`; see `fastidm.errors`.
+
+    >>> checksum = "sha256:70e7ec2d04376850ed56414c155b36fa5d5f707992669355ae25984aaf59ef0c"
+    >>> result = fastidm.download("https://example.com/disk.iso", "disk.iso", checksum=checksum)
+    >>> result.size
+    3145728
     """
     return _run(shared_manager().make(url, path, **options), on_progress)
 
@@ -61,9 +69,63 @@ def fetch(
     that are about the file on disk mean nothing here.
 
     Raises `LimitError` for a body that is larger, and whatever else `download` raises; then nothing is kept.
+
+    >>> with fastidm.fetch("https://example.com/table.csv") as body:
+    ...     bytes(body[:4])
+    b'a,b\\n'
     """
     task, target = _in_memory(url, max_size, options)
     return target.taken(_run(task, on_progress))
+
+
+def stream(url: str, **options: Unpack[Arguments]) -> Stream:
+    """Read a file in order while it is downloaded, over many connections and with bounded memory.
+
+    Returns a binary file, once the server has answered. Parameters: `options`, as of `download`; those that are about the file
+    on disk mean nothing here, and `checksum` is compared when all was read.
+
+    Raises a leaf of `FastidmError`.
+
+    >>> with fastidm.stream("https://example.com/disk.iso") as stream:
+    ...     sum(len(block) for block in stream.blocks())
+    3145728
+    """
+    from fastidm.streams import InOrder, Run, Stream
+
+    check_url(url)
+    chosen = options_from(**options)
+    run = Run(shared_manager(), url, chosen)
+    file = Stream(InOrder(run, chosen.checksum))
+    try:
+        run.opened()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def open(url: str, **options: Unpack[Arguments]) -> RemoteFile:
+    """Read a file wherever you like, and fetch only what you look at.
+
+    Returns a seekable binary file, once the server has answered. A server that sends no parts has to send the whole file, which
+    is then in memory. Parameters: `options`, as of `stream`, without `checksum`.
+
+    Raises a leaf of `FastidmError`.
+
+    >>> import zipfile
+    >>> with fastidm.open("https://example.com/archive.zip") as file:
+    ...     zipfile.ZipFile(file).namelist()
+    ['readme.txt', 'large.bin']
+    """
+    from fastidm.streams import LOOK, Anywhere, RemoteFile, Run
+
+    check_url(url)
+    chosen = options_from(**options)
+
+    def start(position: int, content: Content | None) -> Run:
+        return Run(shared_manager(), url, chosen, start=position, content=content, first=LOOK, eager=False)
+
+    return RemoteFile(Anywhere(start, lambda: fetch(url, **options)))
 
 
 async def adownload(
@@ -76,6 +138,9 @@ async def adownload(
     """As `download`, for asyncio: the loop stays free, and `on_progress` is called in it.
 
     Cancelling the task that awaits this pauses the download and keeps what was received.
+
+    >>> asyncio.run(fastidm.adownload("https://example.com/disk.iso", "disk.iso")).size
+    3145728
     """
     return await _arun(shared_manager().make(url, path, **options), on_progress)
 
@@ -87,7 +152,11 @@ async def afetch(
     on_progress: Callable[[Progress], object] | None = None,
     **options: Unpack[Arguments],
 ) -> Body:
-    """As `fetch`, for asyncio."""
+    """As `fetch`, for asyncio.
+
+    >>> len(asyncio.run(fastidm.afetch("https://example.com/table.csv")))
+    4000
+    """
     task, target = _in_memory(url, max_size, options)
     return target.taken(await _arun(task, on_progress))
 

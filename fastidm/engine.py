@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from fastidm.background import Background
 from fastidm.core.hosts import Hosts
+from fastidm.core.span import WHOLE, Span
 from fastidm.events import Event
 from fastidm.net.transfers import Transfers
 from fastidm.options import Options
@@ -23,7 +24,7 @@ from fastidm.running import Limit, RunningTask, Shared
 from fastidm.storage.target import Target
 
 if TYPE_CHECKING:
-    from fastidm.storage.memory import MemoryTarget
+    from fastidm.storage.memory import Nameless
     from fastidm.storage.sink import PureSink
 
 TICK = 0.05
@@ -96,10 +97,16 @@ class Engine:
         return len(self._tasks)
 
     def add(
-        self, url: str, options: Options, observer: Callable[[Event], None], target: MemoryTarget | None = None
+        self,
+        url: str,
+        options: Options,
+        observer: Callable[[Event], None],
+        target: Nameless | None = None,
+        span: Span = WHOLE,
+        limit: Limit | None = None,
     ) -> RunningTask:
         """Take a task in; the loop starts it. In the engine's thread only. Parameters as of `RunningTask`."""
-        task = RunningTask(url, options, self._shared, observer, target)
+        task = RunningTask(url, options, self._shared, observer, target, span, limit)
         self._tasks[task] = None
         if task.throttled:
             self._throttled.append(task)
@@ -176,6 +183,8 @@ class Engine:
 
     def _soon(self, task: RunningTask) -> None:
         self._young.append((monotonic() + YOUNG, task))
+        if task.throttled and task not in self._throttled:
+            self._throttled.append(task)
 
     def _settle(self) -> None:
         """Write out what the sinks gathered: SIGKILL then costs what one socket brought, and no more."""

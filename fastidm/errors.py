@@ -213,6 +213,14 @@ EXIT_CODES: dict[int, tuple[str, str]] = {
 """Exit code -> (stable name, one line of meaning). Docs and `--help` print this table."""
 
 
+def error_of(exit_code: int, message: str, hint: str = "") -> FastidmError:
+    """The error with this exit code, of which nothing but the words is left."""
+    kinds = [FastidmError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return next((kind for kind in kinds if vars(kind).get("exit_code") == exit_code), FastidmError)(message, hint)
+
+
 def redact(url: str) -> str:
     """`url` as it may be shown, logged or kept: without user, password, query or fragment.
 

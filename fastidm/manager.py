@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Event as Flag
 from threading import Lock, Thread, current_thread
 from time import monotonic
@@ -22,8 +23,8 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from fastidm.core.segments import FIELDS
-from fastidm.errors import FastidmError
-from fastidm.events import DownloadStatus, Event, Paused, Result
+from fastidm.errors import FastidmError, error_of
+from fastidm.events import DownloadStatus, Event, Failed, Finished, Paused, Result, Started
 from fastidm.listening import LAST, Events, Mailbox
 from fastidm.options import MAX_DOWNLOADS, Options, check_url, options_from
 from fastidm.queue import Queue, Task
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastidm.options import Arguments
+    from fastidm.storage.queuefile import QueueFile
 
 STOP_SECONDS = 3.0
 """How long `close` waits for the thread. It pauses its tasks within one second, whatever disk and network do."""
@@ -109,6 +111,8 @@ class DownloadTask(Task):
         self._manager = manager
         self._on_event = on_event
         self._received = 0
+        self._saved = 0
+        """What the queue file calls it; 0: that does not know it."""
         self._changes = 0
         """Wishes to resume or cancel it that the queue has not done yet."""
         self._lock = Lock()
@@ -121,10 +125,12 @@ class DownloadTask(Task):
 
     def pause(self) -> None:
         """Stop; everything received is kept, and `resume` goes on. Returns at once."""
+        self._manager._note(self, state="paused")
         self._manager._do(lambda queue: queue.pause(self))
 
     def resume(self) -> None:
         """Go on after a pause, or try again after a failure. Returns at once."""
+        self._manager._note(self, state="wanted", exit_code=None)
         self._change(lambda queue: queue.put(self))
 
     def cancel(self, delete: bool = False) -> None:
@@ -241,11 +247,19 @@ class DownloadManager:
 
     Parameters: `on_event(task, event)`, called with every event of `fastidm.events`, in a thread of its own; `max_downloads`,
     tasks that run at the same time; `max_connections` and `max_per_host`, connections of all of them and of those to one
-    server, None for no such limit; `limit_rate`, bytes per second of all of them, None for no limit.
+    server, None for no such limit; `limit_rate`, bytes per second of all of them, None for no limit; `state_dir`, a folder in
+    which the queue is kept, so that a manager of a later process goes on with it: `tasks` has then what was not finished, and
+    what was not paused runs. Relative paths are those of the process that added them; callbacks are not kept.
 
     As a context manager it waits for all tasks at the end of the block, or pauses them if the block raised.
 
-    Raises `UsageError` for a value below 1. After a fork it belongs to the parent: in the child its methods raise RuntimeError.
+    Raises `UsageError` for a value below 1; `LockedError` if another process uses `state_dir`, `StorageError` if it cannot be
+    used. After a fork it belongs to the parent: in the child its methods raise RuntimeError.
+
+    >>> with fastidm.DownloadManager(max_downloads=2) as manager:
+    ...     tasks = [manager.add(f"https://example.com/{name}") for name in ("a.zip", "b.zip", "c.zip")]
+    >>> [task.status.value for task in tasks]
+    ['completed', 'completed', 'completed']
     """
 
     def __init__(
@@ -256,6 +270,7 @@ class DownloadManager:
         max_connections: int | None = None,
         max_per_host: int | None = None,
         limit_rate: int | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self._queue = Queue(
             max_downloads=max_downloads, max_connections=max_connections, max_per_host=max_per_host, limit_rate=limit_rate
@@ -269,6 +284,12 @@ class DownloadManager:
         self._mailbox: Mailbox | None = None
         self._caller: Thread | None = None
         self._closing = False
+        self._file: QueueFile | None = None
+        if state_dir is not None:
+            from fastidm.storage.queuefile import QueueFile
+
+            self._file = QueueFile(os.fspath(state_dir))
+            self._take_up(self._file)
         _managers.add(self)
 
     def __enter__(self) -> DownloadManager:
@@ -319,7 +340,8 @@ class DownloadManager:
     ) -> DownloadTask:
         """As `add`, but it waits for its `begin`: for those who listen to it from its first event on."""
         check_url(url)
-        return DownloadTask(self, url, options_from(path, **options), priority, on_event)
+        chosen = options_from(path, **options)
+        return DownloadTask(self, url, chosen if self._file is None else _from_the_root(chosen), priority, on_event)
 
     @property
     def usable(self) -> bool:
@@ -365,6 +387,8 @@ class DownloadManager:
             thread.join(STOP_SECONDS)
         if mailbox is not None:
             mailbox.close()
+        if self._file is not None:
+            self._file.close()
 
     # ------------------------------------------------------------------ between the threads
 
@@ -380,6 +404,10 @@ class DownloadManager:
                 self._thread.start()
 
     def _begin(self, task: DownloadTask) -> None:
+        if self._file is not None and not task._saved:
+            from fastidm.storage.queuefile import Saved
+
+            task._saved = self._file.add(Saved(task.url, task.options, task.priority))
         with self._lock:
             self._tasks[task] = None
         try:
@@ -387,6 +415,41 @@ class DownloadManager:
         except RuntimeError:
             self._forget(task)
             raise
+
+    def _take_up(self, file: QueueFile) -> None:
+        """Go on with what an earlier process has left."""
+        for saved in file.saved:
+            options = saved.options
+            if saved.path is not None:
+                options = replace(options, output=saved.path, rename=False)
+            task = DownloadTask(self, saved.url, options, saved.priority)
+            task._saved = saved.id
+            if saved.state == "wanted":
+                self._begin(task)
+                continue
+            with self._lock:
+                self._tasks[task] = None
+            if saved.error is not None and saved.state == "failed":
+                task._end = DownloadStatus.FAILED, saved.path, error_of(*saved.error)
+            else:
+                task._end = DownloadStatus.PAUSED, saved.path, None
+
+    def _note(self, task: DownloadTask, **changes: object) -> None:
+        if self._file is not None and task._saved and not self._closing:
+            self._file.note(task._saved, **changes)
+
+    def _remember(self, task: DownloadTask, event: Event) -> None:
+        """In the queue's thread: keep what has become of a task. What `close` pauses is wanted all the same."""
+        if self._file is None or not task._saved:
+            return
+        if isinstance(event, Finished) or task._cancelled:
+            self._file.forget(task._saved)
+        elif isinstance(event, Started):
+            self._file.note(task._saved, path=event.path)
+        elif isinstance(event, Failed):
+            self._file.note(
+                task._saved, state="failed", exit_code=event.exit_code, message=event.message, hint=event.hint
+            )
 
     def _work(self) -> None:
         """The queue's thread."""
@@ -397,6 +460,7 @@ class DownloadManager:
 
     def _heard(self, task: DownloadTask, event: Event, over: bool) -> None:
         """In the queue's thread."""
+        self._remember(task, event)
         if task._cancelled or (over and not self.remember):
             self._forget(task)
         if self._on_event is not None or task._on_event is not None:
@@ -430,6 +494,13 @@ class DownloadManager:
     def _forget(self, task: DownloadTask) -> None:
         with self._lock:
             self._tasks.pop(task, None)
+
+
+def _from_the_root(options: Options) -> Options:
+    """With paths that mean the same in another process."""
+    names = ("output", "directory", "cookie_file", "cacert", "cert", "key")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return replace(options, **{name: os.path.abspath(value) for name, value in given.items()})
 
 
 _managers: WeakSet[DownloadManager] = WeakSet()

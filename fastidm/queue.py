@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING
 
 from fastidm.core.redirect import origin
 from fastidm.core.shares import may_join, shares
+from fastidm.core.span import WHOLE, Span
 from fastidm.engine import Engine, free_descriptors
 from fastidm.errors import FastidmError, InterruptedDownload, UsageError, redact
 from fastidm.events import DownloadStatus, Event, Failed, Finished, Paused
 from fastidm.options import MAX_DOWNLOADS, Options, check_url
-from fastidm.running import RunningTask
+from fastidm.running import Limit, RunningTask
 
 if TYPE_CHECKING:
-    from fastidm.storage.memory import MemoryTarget
+    from fastidm.storage.memory import Nameless
 
 TASK_FILES = 5
 """Descriptors that a task needs beside its connections: part file and journal, each once for its lock and once for its bytes,
@@ -42,8 +43,12 @@ class Task:
         self.url = url
         self.options = options
         self.priority = priority
-        self.target: MemoryTarget | None = None
+        self.target: Nameless | None = None
         """Where it goes, if that is no file."""
+        self.span: Span = WHOLE
+        """The part of the file that is wanted."""
+        self.limit: Limit | None = None
+        """Its rate limit, if it has that together with others."""
         self.result: Finished | None = None
         self._running: RunningTask | None = None
         self._queued = False
@@ -286,7 +291,9 @@ class Queue:
         started = False
         while not self._stopping and self._engine.running < self._max_downloads and (task := self._next()) is not None:
             self._active[task] = origin(task.url)
-            task._running = self._engine.add(task.url, task.options, partial(self._event, task), task.target)
+            task._running = self._engine.add(
+                task.url, task.options, partial(self._event, task), task.target, task.span, task.limit
+            )
             started = True
         if started:
             self._share()

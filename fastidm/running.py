@@ -38,8 +38,9 @@ from fastidm.core.rate import TokenBucket
 from fastidm.core.redirect import origin
 from fastidm.core.response import Head, promised_digest
 from fastidm.core.segments import SegmentTable
+from fastidm.core.span import WHOLE, Span
 from fastidm.core.task import TaskMachine
-from fastidm.errors import ExistsError, FastidmError, StorageError, redact
+from fastidm.errors import ExistsError, FastidmError, NetworkError, StorageError, redact
 from fastidm.events import Event, Failed, Finished, Paused, Progress, Retrying, Started
 from fastidm.net.errors import trouble_of
 from fastidm.net.transfers import Transfer, Transfers
@@ -52,7 +53,7 @@ from fastidm.storage.sink import FAILED, FULL, PAUSE, Sink
 from fastidm.storage.target import Resumable, Target, fits_memory
 
 if TYPE_CHECKING:
-    from fastidm.storage.memory import MemoryTarget
+    from fastidm.storage.memory import Nameless
     from fastidm.storage.sink import PureSink
 
 BEHIND_SECONDS = 0.1
@@ -142,7 +143,7 @@ class RunningTask:
     """One task, its machine, its files and its connections.
 
     Parameters: `url`; `options`; `shared`, the engine's; `observer`, called with every event; `target`, where it goes, if
-    that is no file.
+    that is no file; `span`, the part of it that is wanted; `limit`, the rate limit if it has that together with others.
     """
 
     def __init__(
@@ -151,17 +152,19 @@ class RunningTask:
         options: Options,
         shared: Shared,
         observer: Callable[[Event], None],
-        target: MemoryTarget | None = None,
+        target: Nameless | None = None,
+        span: Span = WHOLE,
+        limit: Limit | None = None,
     ) -> None:
         self.url = url
         self.options = options
-        self.machine = TaskMachine(url, options, random, shared.hosts)
+        self.machine = TaskMachine(url, options, random, shared.hosts, span)
         self._shown_url = redact(url)
         self._origin = origin(url)
         self._shared = shared
         self._transfers = shared.transfers
         self._observer = observer
-        self._target: Target | MemoryTarget | None = target
+        self._target: Target | Nameless | None = target
         self._candidate: Target | None = None
         """Under the name that the URL gives, if nothing was there."""
         self._probe_sink = ProbeSink()
@@ -175,7 +178,7 @@ class RunningTask:
         self._resumed = 0
         self._shown_at = 0.0
         self._checkpoints = Checkpoints(MACHINE_MEMORY, self._begun)
-        self.limit = Limit(options.limit_rate)
+        self.limit = limit or Limit(options.limit_rate)
         self._counted = 0
         """Bytes of which the limits know."""
         self._throttled_at = float("-inf")
@@ -263,7 +266,8 @@ class RunningTask:
     @property
     def throttled(self) -> bool:
         """Whether a rate limit or the disk may hold it back: then `throttle` is to be called."""
-        return bool(self.limit or self._shared.limit or self._checkpoints.behind or self._held_back)
+        paced = self._target is not None and self._target.paced
+        return bool(paced or self.limit or self._shared.limit or self._checkpoints.behind or self._held_back)
 
     def throttle(self, now: float) -> float | None:
         """Keep to the rate limit and the disk's pace: pause or go on.
@@ -275,6 +279,8 @@ class RunningTask:
         fresh, self._counted = received - self._counted, received
         for limit in (self.limit, self._shared.limit):
             wait = max(wait, limit.wait(fresh, now))
+        if self._target is not None and self.machine.table is not None:
+            wait = max(wait, self._target.pace(self.machine.table.received()))
         self._held_back = wait > 0
         if wait > 0:
             self._throttled_at = now
@@ -339,7 +345,7 @@ class RunningTask:
 
     def _open(self, action: Open) -> None:
         rows = action.rows
-        self._checksum = self.options.checksum or promised_digest(action.head)
+        self._checksum = self.options.checksum or (promised_digest(action.head) if self.machine.span is WHOLE else None)
         try:
             if self._target is None:
                 self._target = self._name(action.head)
@@ -359,7 +365,7 @@ class RunningTask:
         else:
             self._on_disk(Phase.OPENING, partial(target.resume, rows), partial(self._opened, anew=False))
 
-    def _begin_in_memory(self, target: Target | MemoryTarget, action: Open) -> None:
+    def _begin_in_memory(self, target: Target | Nameless, action: Open) -> None:
         try:
             target.begin(action.content, self.machine.rows_anew())
         except (FastidmError, OSError) as error:
@@ -413,7 +419,7 @@ class RunningTask:
         if table is None or target is None:
             return None
         try:
-            return self._seams.broken(target.fd, table.holds)
+            return self._seams.broken(target.read, table.holds)
         except OSError as error:
             self.machine.fail(storage_error(error, self.path or ""))
             return None
@@ -458,7 +464,10 @@ class RunningTask:
         """The head of an answer is complete. Called by libcurl: what the machine wishes is done later."""
         self._shared.wanting.append(self)
         place = self.machine.head(id, head, monotonic(), time())
-        if isinstance(place, Arm):
+        if isinstance(place, Arm) and self._target is not None and place.cursor < self._target.dropped:
+            what = "the connection broke, and this server sends no parts: a stream cannot go on"
+            self.machine.fail(NetworkError(what, "download it to a file"))
+        elif isinstance(place, Arm):
             self._sinks[id].arm(place.row, place.cursor, place.seam)
         elif place is Place.HOLD:
             self._begin_at_once(id)

@@ -23,6 +23,7 @@ ORDER = [
     {"queue"},
     {"listening"},
     {"manager"},
+    {"streams"},
     {"api"},
     {"cli", "integrations"},
 ]

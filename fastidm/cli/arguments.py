@@ -33,7 +33,8 @@ from fastidm.options import (
 
 Value = TypeVar("Value")
 
-SCHEMES = ("http", "https")
+STDOUT = "-"
+"""The FILE of `--output` that is none; a file of that name is "./-"."""
 
 # What other download tools call it. Only spellings that resemble none of ours are listed.
 FOREIGN = {
@@ -63,6 +64,7 @@ examples:
   fastidm --max-downloads 16 $(cat urls.txt)             many small files, 16 at a time
   fastidm --checksum sha256:9f86d0...0a08 URL           the file appears only if the checksum is right
   fastidm --limit-rate 2M --quiet URL                    gently, and silent unless something fails
+  fastidm -o - URL | tar -xz                             in order to another program, nothing on disk
   FASTIDM_PASSWORD=... fastidm --user ann URL            a password that no process list shows
   fastidm --json URL | jq .event                         one JSON object a line for programs
   Ctrl-C, then the same command again                    goes on where it stopped, also after kill -9 or a power cut
@@ -81,14 +83,25 @@ environment:
 class Command:
     """What one command line asks for."""
 
+    program = "fastidm"
+
     def __init__(
-        self, urls: tuple[str, ...], options: Options, quiet: bool, json: bool, max_downloads: int = MAX_DOWNLOADS
+        self,
+        urls: tuple[str, ...],
+        options: Options,
+        quiet: bool,
+        json: bool,
+        max_downloads: int = MAX_DOWNLOADS,
+        to_stdout: bool = False,
     ) -> None:
         self.urls = urls
         self.options = options
+        self.jobs: tuple[tuple[str, Options], ...] = tuple((url, options) for url in urls)
+        """Each file and its options."""
         self.max_downloads = max_downloads
         self.quiet = quiet
         self.json = json
+        self.to_stdout = to_stdout
 
 
 class TextRequested(Exception):
@@ -128,13 +141,18 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         values["headers"] = tuple(line for lines in values["headers"] for line in lines)
     if "user" in values:
         values["user"] = _credentials(values["user"], environment)
+    to_stdout = values.get("output") == STDOUT
+    if to_stdout:
+        if json:
+            raise UsageError("--json and -o - exclude each other", "both write to standard output")
+        del values["output"]
     if "output" in values:
         values["output"] = os.path.join(values.get("directory", ""), values["output"])
     try:
         options = Options(**values)
     except UsageError as error:
         raise _in_words_of_the_command_line(error, parser) from None
-    return Command(urls, options, quiet, json, max_downloads)
+    return Command(urls, options, quiet, json, max_downloads, to_stdout)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -175,7 +193,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("urls", metavar="URL", nargs="*", default=[], help=argparse.SUPPRESS)
 
     add = _group(parser, "where to")
-    add("-o", "--output", metavar="FILE", type=_file_name, help="name of the file (one URL only), in DIR if -d is given")
+    name = "name of the file (one URL only), in DIR if -d is given; - for stdout"
+    add("-o", "--output", metavar="FILE", type=_file_name, help=name)
     add("-d", "--dir", dest="directory", metavar="DIR", help="folder of the files (default: here)")
     add("--overwrite", action="store_true", help="replace a finished file of the same name")
     add("--rename", action="store_true", help="if the name is taken, use the next one: 'name (1).ext', 'name (2).ext', ...")
@@ -346,8 +365,6 @@ def _choice(flag: str, choices: Sequence[str], text: str) -> str:
 
 
 def _file_name(flag: str, text: str) -> str:
-    if text == "-":
-        raise UsageError(f"{flag} names a file, not standard output", "for a file of that name write ./-")
     if not text or text.endswith("/"):
         raise UsageError(f"{flag} must name a file", "a folder is named with --dir")
     return text

@@ -69,6 +69,10 @@ def run(arguments: Sequence[str], manager_factory: Callable[..., Manager] | None
     """
     try:
         command = parse(arguments)
+        if command.to_stdout:
+            from fastidm.cli.piping import pipe
+
+            return pipe(command, choose_reporter(command.quiet, json=False))
         return Run(command, arguments).go(manager_factory or _queue)
     except TextRequested as request:
         return say(request.text)
@@ -105,7 +109,7 @@ class Run:
         before = self._take_signals()
         try:
             manager = self.manager = manager_factory(observer=self.observe, max_downloads=self.command.max_downloads)
-            tasks = [manager.add(url, self.command.options) for url in self.command.urls]
+            tasks = [manager.add(url, options) for url, options in self.command.jobs]
             self.numbers = {id(task): number for number, task in enumerate(tasks, 1)}
             self.reporter.begin(self.command.urls, self.command.options.output)
             if not self.stopping:
@@ -253,7 +257,7 @@ def how_to_go_on(command: Command, arguments: Sequence[str], done: Collection[st
     from shlex import join
 
     kept = [a for a in arguments if a != "--restart" and a not in done]
-    program = ["python3", "-m", "fastidm"] if os.path.basename(sys.argv[0]) == "__main__.py" else ["fastidm"]
+    program = ["python3", "-m", "fastidm"] if os.path.basename(sys.argv[0]) == "__main__.py" else [command.program]
     return f"to go on: {join([*program, *kept])}"
 
 

@@ -32,11 +32,12 @@ class Connections:
     """The running requests of one task.
 
     Parameters: `actions`, where wishes are left; `url`, where requests go (may be changed at any time); `ceiling`, connections
-    at most.
+    at most; `base`, offset in the remote file of the table's first byte.
     """
 
-    def __init__(self, actions: list[Action], url: str, ceiling: int) -> None:
+    def __init__(self, actions: list[Action], url: str, ceiling: int, base: int = 0) -> None:
         self.url = url
+        self._base = base
         self.ranges = False
         """Whether the server can send parts."""
         self.ramp = Ramp(ceiling)
@@ -139,7 +140,11 @@ class Connections:
         """Open one more connection; parameters as of `Connection` and `Request`."""
         self._last_id += 1
         self._running[self._last_id] = Connection(self._last_id, role, first, last, target, now, self.url)
-        self._actions.append(Request(self._last_id, self.url, first, last, fresh))
+        self._actions.append(Request(self._last_id, self.url, *self.there(first, last), fresh))
+
+    def there(self, first: int | None, last: int | None) -> tuple[int | None, int | None]:
+        """A range of the table, as the server counts."""
+        return None if first is None else first + self._base, None if last is None else last + self._base
 
     def cancel(self, connection: Connection) -> None:
         if self._running.pop(connection.id, None) is not None:

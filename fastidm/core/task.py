@@ -50,6 +50,7 @@ from fastidm.core.response import (
 from fastidm.core.retry import PASSING, Trouble, final_error
 from fastidm.core.scheduler import first_cut
 from fastidm.core.segments import UNKNOWN, SegmentTable, restore, tile
+from fastidm.core.span import WHOLE, Span
 from fastidm.errors import (
     AuthError,
     ContentChangedError,
@@ -70,15 +71,20 @@ LINK_ERRORS = (AuthError, NotFoundError, RefusedError)
 class TaskMachine:
     """The decisions of one task.
 
-    Parameters: `url`, where to begin; `options`; `chance`, gives a number in [0, 1); `hosts`, what all tasks know of servers.
+    Parameters: `url`, where to begin; `options`; `chance`, gives a number in [0, 1); `hosts`, what all tasks know of servers;
+    `span`, the part of the file that is wanted.
     """
 
-    def __init__(self, url: str, options: Options, chance: Callable[[], float], hosts: Hosts | None = None) -> None:
+    def __init__(
+        self, url: str, options: Options, chance: Callable[[], float], hosts: Hosts | None = None, span: Span = WHOLE
+    ) -> None:
         self.url = url
         self.options = options
         self.phase = Phase.PENDING
         self.actions: list[Action] = []
+        self.span = span
         self.content = Content()
+        """What is downloaded: the file, or the part of it that is wanted."""
         self.error: FastidmError | None = None
         self.speed = 0.0
         """Bytes per second, over the last seconds."""
@@ -88,14 +94,15 @@ class TaskMachine:
         self._hosts = hosts or Hosts()
         self._restarted = False
         self._ceiling = options.connections
-        self.connections = Connections(self.actions, url, self._ceiling)
+        self.connections = Connections(self.actions, url, self._ceiling, span.start)
         self._forget(0.0)
 
     def _forget(self, now: float) -> None:
         """Everything that belongs to one attempt at the content."""
         self.table: SegmentTable | None = None
         self._patience = Patience(self.options.retries, self.options.timeout, self._chance, now)
-        self._pinned: Content | None = None
+        self.pinned = self.span.content
+        """What the remote file is, once that is known."""
         self._resumed: Resumed | None = None
         self._rows: bytes | None = None
         self._plain = False  # ask without a Range header
@@ -133,7 +140,7 @@ class TaskMachine:
         self._enter("start")
         self._begin(now)
         if resumed is not None:
-            self._resumed, self._pinned, self._rows = resumed, resumed.content, self._rows_of(resumed)
+            self._resumed, self.pinned, self._rows = resumed, resumed.content, self._rows_of(resumed)
         self._probe(now)
 
     def head(self, id: int, head: Head, now: float, now_utc: float) -> Arm | Place:
@@ -144,8 +151,10 @@ class TaskMachine:
         connection = self.connections.get(id)
         if connection is None:
             return Place.DROP
-        probe = self.phase is Phase.PROBING and not self._plain
-        verdict = judge(head, connection.first, connection.last, self._pinned, now_utc, probe=probe)
+        # Without ranges there is no part of a file that begins somewhere else.
+        probe = self.phase is Phase.PROBING and not self._plain and self.span.content is None
+        first, last = self.connections.there(connection.first, connection.last)
+        verdict = judge(head, first, last, self.pinned, now_utc, probe=probe)
         if isinstance(verdict, Accepted):
             return self._accepted(connection, verdict, head, now)
         self.connections.cancel(connection)
@@ -316,14 +325,15 @@ class TaskMachine:
             self.connections.cancel(connection)
             self._content_changed(change, now)
             return Place.DROP
-        self.content = self._pinned = verdict.content
+        self.pinned = verdict.content
+        self.content = self.span.within(verdict.content, verdict.ranges)
         self.connections.ranges = verdict.ranges
         self._patience.served = True
         if not verdict.ranges:
             self.connections.ramp.ceiling = 1
             self._rows = _single(self._rows) if self._rows is not None else None
         self._enter("accept")
-        self.actions.append(Open(verdict.content, head, self._rows))
+        self.actions.append(Open(self.content, head, self._rows))
         return Place.HOLD
 
     def _redirected(self, connection: Connection, location: str, now: float) -> None:
@@ -342,7 +352,7 @@ class TaskMachine:
 
     def _range_ignored(self, connection: Connection, now: float) -> None:
         """The whole file came where a part was asked for."""
-        if self.phase is Phase.PROBING:
+        if self.phase is Phase.PROBING and self.span.content is None:
             # An earlier run had parts of a file that the server no longer sends in parts. From 0 on then; what we have of
             # the front is compared on the way.
             self._plain = True
@@ -355,7 +365,7 @@ class TaskMachine:
         self._unplaced_in_a_row += 1
         if self._unplaced_in_a_row == 1 and self.connections.alive(now):
             return  # asked once more at once
-        if self._plain or self.table is None or self._unplaced_in_a_row == 1:
+        if self._plain or self.table is None or self._unplaced_in_a_row == 1 or self.span is not WHOLE:
             self._failed(error, now)
             return
         if not self.connections.run_on(now):
@@ -489,7 +499,7 @@ class TaskMachine:
     def _begin(self, now: float) -> None:
         self._forget(now)
         before = self.connections
-        self.connections = Connections(self.actions, self.url, self._ceiling)
+        self.connections = Connections(self.actions, self.url, self._ceiling, self.span.start)
         self.connections.take_after(before)
 
     def _probe(self, now: float) -> None:
@@ -500,7 +510,7 @@ class TaskMachine:
             self.actions.append(Notify("the server has asked to wait", free_at - now, 0))
             return
         first: int | None = None if self._plain else 0
-        last: int | None = None
+        last = None if self._plain or self.span is WHOLE else self.span.stop - self.span.start - 1
         if self._rows is not None and not self._plain:
             table = SegmentTable(bytearray(self._rows))
             row = next((r for r in table.order if table.remaining(r)), table.order[-1])

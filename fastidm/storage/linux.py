@@ -30,6 +30,14 @@ def fallocate(fd: int, size: int) -> int:
     return error if error != errno.ENOSYS else _call("fallocate", fd, 0, c_int64(0), c_int64(size))
 
 
+def give_back(fd: int, start: int, stop: int) -> None:
+    """Let go of the blocks of [start, stop), by fallocate(2): the file keeps its length, and reads as zeros there."""
+    from ctypes import c_int64
+
+    punch_hole_keep_size = 3
+    _call("fallocate64", fd, punch_hole_keep_size, c_int64(start), c_int64(stop - start))
+
+
 def birth_ns(fd: int) -> int:
     """When the file was created, in nanoseconds since 1970, or 0: statx(2) on the descriptor, for STATX_BTIME."""
     from ctypes import c_char

@@ -5,7 +5,6 @@ Rule of this module: a seam that cannot be compared yet waits; nothing here deci
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 
@@ -27,17 +26,18 @@ class Seams:
         """The file begins anew."""
         self._waiting.clear()
 
-    def broken(self, fd: int, holds: Callable[[int, int], bool]) -> int | None:
+    def broken(self, read: Callable[[int, int], bytes], holds: Callable[[int, int], bool]) -> int | None:
         """Compare what can be compared; the offset of the first difference, None if all is well so far.
 
-        Parameters: `fd`, the part file; `holds(start, stop)`, whether these bytes are written. Raises `OSError`.
+        Parameters: `read(start, count)`, from the part file; `holds(start, stop)`, whether these bytes are written. Raises
+        what `read` raises.
         """
         waiting, self._waiting = self._waiting, []
         for start, data in waiting:
             if not holds(start, start + len(data)):
                 self._waiting.append((start, data))  # the segment's own connection is still to come
                 continue
-            held = os.pread(fd, len(data), start)
+            held = read(start, len(data))
             if held != data:
                 return start + next((i for i, (one, other) in enumerate(zip(held, data, strict=False)) if one != other), 0)
         return None

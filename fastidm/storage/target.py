@@ -95,6 +95,18 @@ class Target:
         """Whether the part file may be mapped."""
         return self._part is not None and self._part.map_allowed
 
+    dropped = 0
+    """Bytes at the front that are not kept."""
+
+    @property
+    def paced(self) -> bool:
+        """Whether somebody takes the bytes at his own pace, so that `pace` is to be asked."""
+        return False
+
+    def pace(self, received: int) -> float:
+        """Seconds to wait for whom `paced` speaks of."""
+        return 0.0
+
     @property
     def has_journal(self) -> bool:
         """Whether this download survives its process."""
@@ -122,6 +134,10 @@ class Target:
     def fits_memory(self, total: int | None) -> bool:
         """Whether a file of so many bytes is kept in memory until all of it is there, so that `begin` takes no time."""
         return fits_memory(total)
+
+    def read(self, start: int, count: int) -> bytes:
+        """What is written there. Raises `OSError`."""
+        return os.pread(self.fd, count, start)
 
     def check_size(self, size: int) -> None:
         """A file may have any number of bytes: the disk says how many are too many."""
