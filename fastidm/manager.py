@@ -150,12 +150,16 @@ class DownloadTask(Task):
         Raises the task's error if it failed, `InterruptedDownload` if it was paused or cancelled, `TimeoutError` after
         `timeout` seconds.
         """
-        if not self.settled(timeout):
-            raise TimeoutError(f"{self!r} is not done after {timeout} s")
-        if self.result is not None:
-            return self.result
-        assert self.error is not None
-        raise self.error
+        until = None if timeout is None else monotonic() + timeout
+        while True:
+            if not self.settled(None if until is None else max(0.0, until - monotonic())):
+                raise TimeoutError(f"{self!r} is not done after {timeout} s")
+            result, error = self.result, self.error
+            if result is not None:
+                return result
+            if error is not None:
+                raise error
+            # Somebody has let it go on since.
 
     def settled(self, timeout: float | None = None) -> bool:
         """Wait until it is completed, failed or paused; False if it is not after `timeout` seconds."""

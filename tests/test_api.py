@@ -10,8 +10,10 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 import fastidm
 from fastidm import Options, Progress
@@ -133,13 +135,14 @@ def test_adownload_leaves_the_loop_free_and_tells_progress_in_it(tmp_path: Path,
     assert beats > 10
 
 
-def test_many_adownloads_at_once_are_all_right(tmp_path: Path, nginx: Nginx) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_many_adownloads_at_once_are_all_right(run: Callable[..., Any], tmp_path: Path, nginx: Nginx) -> None:
     urls = [nginx.add(f"many-{n}.bin", content(MIB, seed=n)) for n in range(50)]
 
     async def main() -> list[fastidm.Result]:
         return await asyncio.gather(*(fastidm.adownload(url, dir=tmp_path) for url in urls))
 
-    for n, done in enumerate(asyncio.run(main())):
+    for n, done in enumerate(run(main())):
         assert Path(done.path).read_bytes() == content(MIB, seed=n)
 
 

@@ -74,11 +74,12 @@ class Piping:
 
     def run(self) -> None:
         """Write all of it. Raises what has ended it."""
-        if sys.stdout is None:
-            raise UsageError("there is no standard output")
-        if sys.stdout.isatty():
+        try:
+            self._out = sys.stdout.fileno()
+        except (AttributeError, OSError):
+            raise UsageError("there is no standard output") from None
+        if os.isatty(self._out):
             raise UsageError("standard output is a terminal", "send it to a program or a file: fastidm -o - URL | tar -xz")
-        self._out = sys.stdout.fileno()
         _widen(self._out)
         from fastidm.api import stream
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from fastidm.core import health
 from fastidm.core.actions import Action, Arm, Cancel, Request
 from fastidm.core.health import Connection, Role, median
-from fastidm.core.scheduler import GAIN, HEDGE_BYTES, HEDGE_SHARE, LOSS, Ramp, Runner, plan_hedge, plan_split
+from fastidm.core.scheduler import CUT_SHARE, GAIN, HEDGE_BYTES, HEDGE_SHARE, LOSS, Ramp, Runner, plan_hedge, plan_split
 from fastidm.core.segments import UNKNOWN, SegmentTable
 
 OVERLAP = 4096
@@ -62,6 +62,8 @@ class Connections:
         self._earlier: list[tuple[int, int]] = []
         self._relieved: dict[int, float] = {}
         self._hedged = 0
+        self._lost_by_cuts = 0
+        """Bytes that were sent beyond a cut, as far as can be told."""
         self._raced: set[int] = set()
         """Rows that two connections or more have worked on."""
 
@@ -389,9 +391,15 @@ class Connections:
         if table.room() <= pending:
             table.melt({c.row for c in self._running.values()} | {c.target for c in self._running.values()})
         speed = self._expected(now)
-        cut = plan_split(self._runners(now, speed), speed, self._cost, self._gain)
+        runners = self._runners(now, speed)
+        cut = plan_split(runners, speed, self._cost, self._gain)
         if cut is None or table.room() <= pending:
             return False
+        # As much as waits here is on its way to here.
+        loss = 2 * next(runner.backlog for runner in runners if runner.row == cut.row)
+        if loss and self._lost_by_cuts + loss > CUT_SHARE * table.size:
+            return False
+        self._lost_by_cuts += loss
         self.request(Role.SPLIT, cut.at, self._last(cut.row), cut.row, now)
         return True
 

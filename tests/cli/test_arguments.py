@@ -100,7 +100,7 @@ MISTAKES: list[tuple[list[str], str, str]] = [
     (["--checksum", f"sha256:{SHA}", URL, URL], "--checksum fits one URL, not 2", ""),
     (["--overwrite", "--rename", URL], "--overwrite and --rename exclude each other", ""),
     (["-o", "f", URL, URL], "--output fits one URL, not 2", ""),
-    (["-o", "-", URL], "not standard output", "./-"),
+    (["-o", "-", "--json", URL], "--json and -o - exclude each other", ""),
     (["-o", "folder/", URL], "--output must name a file", "--dir"),
     (["--cookie-file", "/nowhere/c.txt", URL], "--cookie-file cannot be read: /nowhere/c.txt", ""),
     (["-H", "no colon", URL], "a header must look like 'Name: value'", ""),

@@ -179,6 +179,22 @@ def test_what_has_come_and_was_not_taken_yet_is_not_asked_for_by_another() -> No
     assert desk.assign() == [], "nothing is left to be asked for"
 
 
+def test_cuts_lose_no_more_than_a_small_share_of_the_file() -> None:
+    for queued, cuts in ((0, 3), (3 * MIB, 1), (5 * MIB, 0)):
+        desk = Desk(tile(800 * MIB, (), 8), 2)
+        (first,) = desk.assign()
+        desk.answer(first.connection)
+        desk.move(1.0, rest=MIB)
+        for nth in range(3):
+            desk.connections.queue({first.connection: queued})
+            found = desk.assign()
+            assert len(found) == (nth < cuts), (queued, nth)
+            for request in found:
+                connection = desk.connections.get(request.connection)
+                assert connection is not None
+                desk.connections.cancel(connection)
+
+
 def test_a_victim_that_came_further_meanwhile_keeps_what_it_has() -> None:
     desk = Desk(tile(16 * MIB, [], 10), ceiling=2)
     (first,) = desk.assign()
