@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--seed", metavar="N", type=int, default=0, help="of the random order")
     made.add_argument("--root", metavar="DIR", type=Path, default=measure.ROOT, help="the checkout whose fastidm is measured")
-    made.add_argument("--report", metavar="FILE", type=Path, help="measure nothing, write the report of these JSON lines again")
+    again = "measure nothing, write the report of these JSON lines again; of a scenario that several have, the last counts"
+    made.add_argument("--report", metavar="FILE", type=Path, nargs="+", help=again)
+    made.add_argument("--page", metavar="FILE", type=Path, help="with --report: a page of the documentation, pictures beside it")
     made.add_argument("--list", action="store_true", help="scenarios and tools, and which are missing")
     return made
 
@@ -63,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_args(arguments)
     if asked.report:
-        print(write.write(asked.report))
+        print(write.write_page(asked.report, asked.page) if asked.page else write.write(*asked.report))
         return 0
     scenarios, tools = all_scenarios(), all_tools()
     for kind, given, known in (("scenario", asked.scenario, scenarios), ("tool", asked.tool, tools)):

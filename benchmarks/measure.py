@@ -69,19 +69,19 @@ def execute(
             raise Unable(f"{command[0]} cannot be executed")
         deadline = time.monotonic() + seconds
         killed = late = False
-        while True:
-            line = _line(launcher.stdout, POLL if kill_when and not killed else max(0.0, deadline - time.monotonic()))
-            if line:
-                break
-            late = time.monotonic() >= deadline
-            if late or (kill_when and not killed and kill_when()):
-                killed = True
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(started["pid"], signal.SIGKILL)
-                deadline += 60
+        try:
+            while True:
+                line = _line(launcher.stdout, POLL if kill_when and not killed else max(0.0, deadline - time.monotonic()))
+                if line:
+                    break
+                late = time.monotonic() >= deadline
+                if late or (kill_when and not killed and kill_when()):
+                    killed = True
+                    _kill(started["pid"])
+                    deadline += 60
+        finally:
+            _kill(started["pid"])  # also what it may have left behind, and when the suite itself is interrupted
         ended: dict[str, Any] = json.loads(line)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(started["pid"], signal.SIGKILL)  # what it may have left behind
     return Process(
         started["begun"] / 1e9,
         (ended["ended"] - started["begun"]) / 1e9,
@@ -91,6 +91,11 @@ def execute(
         ended["rss"],
         output.read_text(errors="replace")[-2000:],
     )
+
+
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def _line(pipe: Any, seconds: float | None) -> bytes:

@@ -362,6 +362,14 @@ def test_a_command_is_killed_when_it_is_time_to(tmp_path: Path) -> None:
     assert done.status == -9
 
 
+def test_a_command_ends_when_the_suite_is_interrupted(tmp_path: Path) -> None:
+    def interrupted() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # and the guard against stray processes finds none
+        measure.execute(["/bin/sleep", "60"], tmp_path, tmp_path, 30, kill_when=interrupted)
+
+
 # Content
 
 
@@ -473,6 +481,22 @@ def test_micro_benchmarks_are_compared_by_their_best_round() -> None:
 def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--scenario", "plane"]) == 2
     assert "no such scenario: plane" in capsys.readouterr().err
+
+
+def test_a_page_joins_measurements_and_the_last_of_a_scenario_counts(tmp_path: Path) -> None:
+    first, second = canned(tmp_path / "1.jsonl"), tmp_path / "2.jsonl"
+    tools = {"curl": {"label": "curl", "version": None, "command": "", "asked": False}}
+    lines.write(second, {"kind": "meta", "date": "2026-01-03", "mode": "full", "revision": "def", "tools": tools})
+    lines.write(second, run("plain", "fastidm", 77.0).record())
+    page = tmp_path / "benchmarks.md"
+    assert command.main(["--report", str(first), str(second), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert "2026-01-02, quick, fastidm abc: capped" in text
+    assert "2026-01-03, full, fastidm def: plain" in text
+    assert "77.00" in text
+    assert "| wget |" not in text
+    assert "curl 8.8" in text
+    assert all((tmp_path / name).is_file() for name in re.findall(r"!\[\]\((.*?)\)", text))
 
 
 def test_the_report_is_written_again_from_its_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

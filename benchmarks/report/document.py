@@ -50,7 +50,12 @@ def blocks(meta: dict[str, Any], runs: list[Run], pictures: dict[str, str]) -> I
     """The whole report. `pictures` maps a scenario's name to a picture's."""
     table = figures.summarise(runs)
     yield Block("heading", "Benchmarks of fastidm", level=1)
-    yield Block("text", f"Measured on {meta.get('date', '?')}, {meta.get('mode', '?')}, fastidm {meta.get('revision') or '?'}.")
+    parts = meta.get("parts", [])
+    if len(parts) < 2:
+        yield Block("text", f"Measured on {_when(meta)}.")
+    else:
+        yield Block("text", "Measured in several parts, each with all tools of its scenarios in random order:")
+        yield Block("list", items=tuple(f"{_when(part)}: {', '.join(part['scenarios'])}" for part in parts))
     yield Block("heading", "Before the numbers")
     yield Block("list", items=CAVEATS)
     yield Block("heading", "Machine")
@@ -59,11 +64,15 @@ def blocks(meta: dict[str, Any], runs: list[Run], pictures: dict[str, str]) -> I
     yield Block("heading", "Tools")
     yield from _tools(meta, table)
     yield Block("heading", "Verdict")
-    yield Block("text", "Ratios of medians from this measurement.")
+    yield Block("text", "Ratios of medians; both sides are of one measurement, unless two scenarios are compared.")
     yield _verdicts(table)
     yield Block("heading", "Scenarios")
     for name, rows in table.items():
         yield from _scenario(name, rows, pictures.get(name, ""))
+
+
+def _when(meta: dict[str, Any]) -> str:
+    return f"{meta.get('date', '?')}, {meta.get('mode', '?')}, fastidm {meta.get('revision') or '?'}"
 
 
 def _tools(meta: dict[str, Any], table: Table) -> Iterator[Block]:

@@ -23,7 +23,7 @@ it, beyond the cut, and are lost. Where bytes wait it is not the network that is
 CUT_SHARE = 0.01
 """A task loses at most this share of its size by cuts. Without it 8 GiB over loopback lost 2.5 to 7.7 % (measured): sixteen
 fast connections end one after the other, and each time another one is cut."""
-HEDGE_SHARE = 0.02
+HEDGE_SHARE = 0.005
 HEDGE_BYTES = 8 << 20
 """A task asks for at most this share of its size, or this many bytes, a second time."""
 
