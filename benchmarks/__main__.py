@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--root", metavar="DIR", type=Path, default=measure.ROOT, help="the checkout whose fastidm is measured")
     again = "measure nothing, write the report of these JSON lines again; of a scenario that several have, the last counts"
     made.add_argument("--report", metavar="FILE", type=Path, nargs="+", help=again)
-    made.add_argument("--page", metavar="FILE", type=Path, help="with --report: a page of the documentation, pictures beside it")
+    made.add_argument("--page", metavar="FILE", type=Path, help="with --report: a page of the docs, pictures beside it")
     made.add_argument("--list", action="store_true", help="scenarios and tools, and which are missing")
     return made
 

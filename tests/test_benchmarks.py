@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import random
+import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any

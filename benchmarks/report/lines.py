@@ -30,8 +30,8 @@ def read(path: Path) -> tuple[dict[str, Any], list[Run]]:
 
 
 def join(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Run]]:
-    """As `read`, of several measurements on one machine. Of a scenario that several have, the last one counts, and it alone: claims
-    compare what was measured together."""
+    """As `read`, of several measurements on one machine. Of a scenario that several have, the last one counts, and it alone:
+    claims compare what was measured together."""
     meta: dict[str, Any] = {}
     of_scenario: dict[str, list[Run]] = {}
     measured: dict[str, dict[str, Any]] = {}

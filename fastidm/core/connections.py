@@ -103,8 +103,8 @@ class Connections:
         for connection in self._running.values():
             heard |= connection.count(counts.get(connection.id, 0), now)
             self.proved(connection)
-            if throttled:
-                connection.heard_at = now
+            if throttled or connection.queued:
+                connection.heard_at = now  # its bytes are here, and it is us who have not taken them yet
         return heard
 
     def queue(self, queued: Mapping[int, int]) -> None:
@@ -206,8 +206,8 @@ class Connections:
             return None
         if connection.role is not Role.SPLIT:
             return row
-        late = bool(self._plan) and table.position(row) > (connection.first or 0)
-        new = None if late else self._cut(row, connection.first or 0)  # late: the first one was here before it
+        late = table.position(row) > (connection.first or 0)  # what it brings first is there: the other one may run on
+        new = None if late else self._cut(row, connection.first or 0)
         self._carry_out()
         return new
 
@@ -494,6 +494,8 @@ class Connections:
             if left == 0:
                 if not self._crossing(connection, now):
                     self.cancel(connection)
+            elif connection.backlog:
+                pass  # a fresh connection would not be taken from sooner
             elif now - self._relieved.get(row, float("-inf")) > health.RELIEF_PAUSE and (
                 health.stalled(connection, now) or health.crawling(connection, expected, eta, left, now)
             ):

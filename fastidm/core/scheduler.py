@@ -70,7 +70,7 @@ def plan_split(runners: Iterable[Runner], speed: float, cost: float, gain: float
         return None
     left = victim.stop - victim.position
     if left == 0 or victim.speed <= 0:
-        return Cut(victim.row, victim.position) if left else None
+        return Cut(victim.row, victim.position) if left and not victim.backlog else None
     together = (left + speed * cost) / (victim.speed + speed)
     if not victim.eta - together > max(gain, 2 * cost):
         return None
@@ -92,7 +92,7 @@ def plan_hedge(runners: Iterable[Runner], speed: float, cost: float, budget: int
         return None
     left = slowest.stop - slowest.position
     worth = slowest.eta > 2 * (cost + left / speed) + GAIN / 2
-    return slowest if worth and 0 < left <= budget else None
+    return slowest if worth and 0 < left <= budget and not slowest.backlog else None
 
 
 class Ramp:

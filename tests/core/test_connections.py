@@ -195,7 +195,7 @@ def test_cuts_lose_no_more_than_a_small_share_of_the_file() -> None:
                 desk.connections.cancel(connection)
 
 
-def test_a_victim_that_came_further_meanwhile_keeps_what_it_has() -> None:
+def test_a_victim_that_came_further_meanwhile_runs_on_and_the_late_one_is_ended() -> None:
     desk = Desk(tile(16 * MIB, [], 10), ceiling=2)
     (first,) = desk.assign()
     desk.answer(first.connection)
@@ -204,9 +204,9 @@ def test_a_victim_that_came_further_meanwhile_keeps_what_it_has() -> None:
     desk.move(1, rest=12 * MIB)
     position = desk.table.position(desk.table.order[0])
     assert position > (second.first or 0)
-    arm = desk.answer(second.connection)
-    assert arm is not None and desk.table[arm.row] == (position, 16 * MIB, position)
-    assert cancelled(desk) == [first.connection], "nothing is left to the victim"
+    assert desk.answer(second.connection) is None, "all that it brings first is there"
+    assert cancelled(desk) == [second.connection]
+    assert desk.table[desk.table.order[0]] == (0, 16 * MIB, position)
 
 
 def test_a_split_that_is_answered_too_late_is_ended() -> None:
@@ -299,14 +299,18 @@ def test_a_hedge_that_turns_out_to_be_slow_itself_is_hedged_when_it_is_left_alon
     assert [connection.row for connection in desk.connections.busy] == [slow.row]
 
 
-def test_a_hedge_leaves_no_hole_before_it_when_some_has_come_and_was_not_taken_yet() -> None:
+def test_what_waits_here_is_not_asked_for_twice_and_a_hedge_leaves_no_hole() -> None:
     desk = Desk(restore(MIB, [(MIB - 400_000, MIB - 50_000)], (), 4), ceiling=2)
     quick, slow = desk.open_all()
     while desk.table.remaining(quick.row or 0):
         desk.move(0.1, **{f"c{quick.id}": 400_000.0, "rest": 100.0})
     desk.connections.pop(quick.id)
     desk.connections.queue({slow.id: 10_000})
+    assert desk.assign() == []
+    for _ in range(20):
+        desk.connections.queue({slow.id: 0})
     (hedge,) = desk.assign()
+    desk.connections.queue({slow.id: 10_000})
     arm = desk.answer(hedge.connection)
     assert arm is not None and arm.cursor <= desk.table.position(arm.row)
 
