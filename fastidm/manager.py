@@ -344,8 +344,7 @@ class DownloadManager:
     ) -> DownloadTask:
         """As `add`, but it waits for its `begin`: for those who listen to it from its first event on."""
         check_url(url)
-        chosen = options_from(path, **options)
-        return DownloadTask(self, url, chosen if self._file is None else _from_the_root(chosen), priority, on_event)
+        return DownloadTask(self, url, _from_the_root(options_from(path, **options)), priority, on_event)
 
     @property
     def usable(self) -> bool:
@@ -501,10 +500,16 @@ class DownloadManager:
 
 
 def _from_the_root(options: Options) -> Options:
-    """With paths that mean the same in another process."""
+    """With paths that mean the same later, in another thread and in another process."""
     names = ("output", "directory", "cookie_file", "cacert", "cert", "key")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    return replace(options, **{name: os.path.abspath(value) for name, value in given.items()})
+    given = {name: value for name in names if (value := getattr(options, name)) and not os.path.isabs(value)}
+    try:
+        here = os.getcwd()
+    except OSError:
+        return options  # this folder is gone
+    # A slash at the end stays: it says that a folder is meant.
+    paths = {name: os.path.normpath(os.path.join(here, path)) + "/" * path.endswith("/") for name, path in given.items()}
+    return replace(options, **paths) if paths else options
 
 
 _managers: WeakSet[DownloadManager] = WeakSet()

@@ -129,11 +129,21 @@ def run(arguments: Sequence[str], stdin: TextIO | None = None) -> int:
     except UsageError as error:
         _tell(error_line(error.message, error.hint))
         return USAGE
+    for _, options in command.jobs:
+        _make_folder(options)
     try:
         return EXIT_CODES.get(Run(command, arguments).go(_queue(command)), 1)
     except FastidmError as error:
         _tell(error_line(error.message, error.hint))
         return EXIT_CODES.get(error.exit_code, 1)
+
+
+def _make_folder(options: Options) -> None:
+    """As aria2 does."""
+    try:
+        os.makedirs(options.directory if options.output is None else os.path.dirname(options.output) or ".", exist_ok=True)
+    except OSError:
+        pass  # what is wrong with it is said when the file is begun
 
 
 def parse(arguments: Sequence[str]) -> Wishes:
@@ -206,13 +216,7 @@ def _jobs(wishes: Wishes, stdin: TextIO) -> Iterator[tuple[str, Options]]:
         raise UsageError("no URL given", "see fastidm-aria2c --help")
     for url, wish in found:
         check_url(url)
-        options = wish.made(url)
-        folder = options.directory if options.output is None else os.path.dirname(options.output)
-        try:
-            os.makedirs(folder or ".", exist_ok=True)  # as aria2 does
-        except OSError:
-            pass  # what is wrong with it is said when the file is begun
-        yield url, options
+        yield url, wish.made(url)
 
 
 def _listed(wishes: Wishes, stdin: TextIO) -> list[tuple[str, Wishes]]:

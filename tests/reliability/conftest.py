@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fastidm.api import shared_manager
 from tests.reliability import rows_local, rows_network
 from tests.reliability.faultserver import FaultServer
 
@@ -43,6 +44,7 @@ def own_mounts() -> None:
     private = ["mount", "--make-rprivate", "/"]
     if os.geteuid() or libc.unshare(CLONE_NEWNS) or subprocess.run(private, capture_output=True).returncode:
         pytest.skip("may not have mounts of its own here")
+    shared_manager().close()  # its thread was outside; the next one is in here
 
 
 @pytest.fixture

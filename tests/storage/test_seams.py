@@ -29,7 +29,7 @@ def test_what_is_the_same_is_well_and_is_forgotten(fd: int) -> None:
     seams = Seams()
     seams.keep(100, DATA[100:4196])
     assert seams
-    assert seams.broken(fd, everything) is None
+    assert seams.broken(lambda start, count: os.pread(fd, count, start), everything) is None
     assert not seams
 
 
@@ -40,16 +40,16 @@ def test_the_first_difference_is_told(fd: int, at: int) -> None:
     seams = Seams()
     seams.keep(5000, DATA[5000:5100])
     seams.keep(100, bytes(other[100:4196]))
-    assert seams.broken(fd, everything) == at
+    assert seams.broken(lambda start, count: os.pread(fd, count, start), everything) == at
 
 
 def test_what_cannot_be_compared_yet_waits(fd: int) -> None:
     seams, written = Seams(), 150
     seams.keep(100, bytes(100))
-    assert seams.broken(fd, lambda start, stop: stop <= written) is None
+    assert seams.broken(lambda start, count: os.pread(fd, count, start), lambda start, stop: stop <= written) is None
     assert seams
     written = 200
-    assert seams.broken(fd, lambda start, stop: stop <= written) == 100
+    assert seams.broken(lambda start, count: os.pread(fd, count, start), lambda start, stop: stop <= written) == 100
 
 
 def test_nothing_is_no_seam_and_a_new_beginning_has_none(fd: int) -> None:
@@ -58,10 +58,10 @@ def test_nothing_is_no_seam_and_a_new_beginning_has_none(fd: int) -> None:
     assert not seams
     seams.keep(100, b"x")
     seams.clear()
-    assert seams.broken(fd, everything) is None
+    assert seams.broken(lambda start, count: os.pread(fd, count, start), everything) is None
 
 
 def test_a_file_that_is_shorter_than_it_should_be_differs(fd: int) -> None:
     seams = Seams()
     seams.keep(len(DATA) - 10, DATA[-10:] + b"more")
-    assert seams.broken(fd, everything) == len(DATA) - 10
+    assert seams.broken(lambda start, count: os.pread(fd, count, start), everything) == len(DATA) - 10
