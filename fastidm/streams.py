@@ -51,6 +51,8 @@ SEEN = 16 * MIB
 """Bytes that a seekable file keeps of what was read."""
 PATIENCE = 0.5
 """Seconds that a piece may take in any case before it is asked for a second time."""
+UNKNOWING = 2.0
+"""The same while no piece has come that could be a measure."""
 SLOW = 3.0
 """How many times as long as others a piece must take for that."""
 BUFFER = 128 * KIB
@@ -332,9 +334,9 @@ class Run:
 
     def _help(self, head: Part) -> float | None:
         """The reader waits for `head`: ask for it a second time if that takes too long. Seconds until it does; None: never."""
-        if head.twin is not None or self._usual == 0 or self.wanted == 1 or self.limit:
+        if head.twin is not None or self.content is None or self.wanted == 1 or self.limit:
             return None
-        left = head.begun + max(PATIENCE, SLOW * self._usual) - monotonic()
+        left = head.begun + (max(PATIENCE, SLOW * self._usual) if self._usual else UNKNOWING) - monotonic()
         if left > 0:
             return left
         head.twin = Part(self, head.start, head.stop)
