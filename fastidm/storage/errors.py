@@ -17,7 +17,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """The file does not fit: the disk or a quota is full, or the limit of the file size is reached."""
 
 _UNSAFE = frozenset({errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO})
-_ELSEWHERE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR})
+_ELSEWHERE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 
 
 def storage_error(error: BaseException, path: str) -> FastidmError:
@@ -37,6 +37,8 @@ def storage_error(error: BaseException, path: str) -> FastidmError:
         return NoSpaceError(f"cannot write {name}: {reason}", "free some space, then run the same command again")
     if error.errno in _UNSAFE:
         return UnsafePathError(f"cannot use {name}: {reason}", "choose another name with -o")
+    if error.errno == errno.ENOENT:
+        return StorageError(f"cannot write {name}: {reason}", "create that folder, or choose another with -d")
     if error.errno in _ELSEWHERE:
         return StorageError(f"cannot write {name}: {reason}", "choose a folder that can be written to with -d")
     return StorageError(f"cannot write {name}: {reason}", "check the disk, then run the same command again")
