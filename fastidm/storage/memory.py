@@ -278,10 +278,11 @@ class Piece(Nameless):
 
     def release(self) -> None:
         """It was read, and nothing writes into it any more: its memory is free. Idempotent."""
-        memory, self.memory = self.memory, None
-        if memory is not None:
-            self._spare.append(memory)
-        self.discard()
+        with self._changed:  # two threads may do so, and a buffer that is there twice would be given to two pieces
+            memory, self.memory = self.memory, None
+            if memory is not None:
+                self._spare.append(memory)
+            self.discard()
 
 
 def _nameless() -> int:
