@@ -292,7 +292,11 @@ class DownloadManager:
         if state_dir is not None:
             from fastidm.storage.queuefile import QueueFile
 
-            self._file = QueueFile(os.fspath(state_dir))
+            try:
+                self._file = QueueFile(os.fspath(state_dir))
+            except BaseException:
+                self._queue.close()
+                raise
             self._take_up(self._file)
         _managers.add(self)
 
@@ -398,15 +402,19 @@ class DownloadManager:
     def _do(self, wish: Callable[[Queue], object]) -> None:
         """Have `wish` done in the queue's thread. Raises RuntimeError once closed, and in a forked child."""
         with self._lock:
-            self._queue.check_process()
-            if self._closing:
-                raise RuntimeError("this manager is closed")
+            self._check_usable()
             self._queue.call(lambda: wish(self._queue))
             if self._thread is None:
                 self._thread = Thread(target=self._work, name="fastidm", daemon=True)
                 self._thread.start()
 
+    def _check_usable(self) -> None:
+        self._queue.check_process()
+        if self._closing:
+            raise RuntimeError("this manager is closed")
+
     def _begin(self, task: DownloadTask) -> None:
+        self._check_usable()
         if self._file is not None and not task._saved:
             from fastidm.storage.queuefile import Saved
 

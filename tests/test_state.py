@@ -152,6 +152,67 @@ def test_what_add_has_returned_from_is_found_by_the_next(tmp_path: Path) -> None
     last.close()
 
 
+@pytest.mark.timeout(20)
+def test_a_closed_queue_takes_nothing_more(tmp_path: Path) -> None:
+    manager = DownloadManager(state_dir=tmp_path / "state")
+    manager.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        manager.add("http://127.0.0.1:1/x", dir=tmp_path)
+    assert manager.tasks == ()
+    with QueueFile(str(tmp_path / "state")) as again:
+        assert again.saved == []
+
+
+@pytest.mark.timeout(20)
+def test_a_forked_child_leaves_the_queue_to_its_parent(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from fastidm import DownloadManager\n"
+        "manager = DownloadManager(state_dir=sys.argv[1])\n"
+        "if os.fork() == 0:\n"
+        "    signal.alarm(10)\n"
+        "    try:\n"
+        "        manager.add('http://127.0.0.1:1/x', dir=sys.argv[1])\n"
+        "    except RuntimeError as error:\n"
+        "        print(error, flush=True)\n"
+        "    manager.close()\n"
+        "    os._exit(0)\n"
+        "assert os.wait()[1] == 0\n"
+        "print(manager.tasks)\n"
+        "manager.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout == "this one belongs to the process that made it: make one after the fork\n()\n", done.stderr
+
+
+@pytest.mark.timeout(20)
+def test_a_name_that_is_no_text_is_kept(tmp_path: Path) -> None:
+    path = os.fsdecode(b"/d/\xff\xfe")
+    with QueueFile(str(tmp_path)) as file:
+        number = file.add(Saved("http://127.0.0.1:1/x", Options(output=path)))
+        file.note(number, path=path)
+        assert file.add(Saved("http://127.0.0.1:1/y", Options())) > number
+    with QueueFile(str(tmp_path)) as again:
+        assert [(saved.path, saved.options.output) for saved in again.saved] == [(path, path), (None, None)]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("options", ['{"connections": 0}', '{"io": 7}', '{"unheard": 1}', "[]", "{", "3"])
+def test_options_that_nobody_has_written_are_an_error(options: str, tmp_path: Path) -> None:
+    import sqlite3
+
+    before = len(os.listdir("/dev/fd"))
+    with QueueFile(str(tmp_path)) as file:
+        file.add(Saved("http://127.0.0.1:1/x", Options()))
+    base = sqlite3.connect(tmp_path / NAME)
+    base.execute("UPDATE tasks SET options = ?", (options,))
+    base.commit()
+    base.close()
+    with pytest.raises(StorageError, match="queue"):
+        DownloadManager(state_dir=tmp_path)
+    assert len(os.listdir("/dev/fd")) == before
+
+
 @given(
     connections=st.integers(1, 128),
     headers=st.lists(st.sampled_from(["A: b", "C: d"]), max_size=2).map(tuple),

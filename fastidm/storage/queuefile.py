@@ -19,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from queue import SimpleQueue
 from threading import Event as Flag
-from threading import Thread
+from threading import Lock, Thread
+from types import TracebackType
 from typing import Any
 
 from fastidm.errors import LockedError, StorageError, printable
@@ -75,6 +76,9 @@ class QueueFile:
         with mapped(folder):
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._lock = self._locked()
+        self._gate = Lock()
+        """Held while a job is put: none may come after the last one, since nobody would do it."""
+        self._closed = False
         self._jobs: SimpleQueue[Callable[[sqlite3.Connection], None] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name="fastidm-queue", daemon=True)
         self._failure: Exception | None = None
@@ -85,10 +89,16 @@ class QueueFile:
         self._ready.wait()
         self._raise_failure()
 
+    def __enter__(self) -> QueueFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
     def add(self, saved: Saved) -> int:
-        """Remember a task; returns its id when that is done. Raises `StorageError`."""
+        """Remember a task; returns its id when that is done. Raises `StorageError`; RuntimeError once closed."""
         done = Flag()
-        failures: list[sqlite3.Error] = []
+        failures: list[Exception] = []
 
         def insert(base: sqlite3.Connection) -> None:
             try:
@@ -96,12 +106,13 @@ class QueueFile:
                 saved.id = (
                     base.execute("INSERT INTO tasks (url, options, priority, state) VALUES (?, ?, ?, ?)", row).lastrowid or 0
                 )
-            except sqlite3.Error as error:
+            except Exception as error:
                 failures.append(error)
             finally:
                 done.set()
 
-        self._jobs.put(insert)
+        if not self._put(insert):
+            raise RuntimeError("this queue is closed")
         done.wait()
         if failures:
             raise self._as_ours(failures[0])
@@ -110,21 +121,30 @@ class QueueFile:
     def note(self, id: int, **changes: object) -> None:
         """Remember what has become of a task: `state`, `path`, `exit_code`, `message`, `hint`. Returns at once."""
         names = ", ".join(f"{name} = ?" for name in changes)
-        values = (*changes.values(), id)
-        self._jobs.put(lambda base: self._tried(base, f"UPDATE tasks SET {names} WHERE id = ?", values))
+        values = (*map(_stored, changes.values()), id)
+        self._put(lambda base: self._tried(base, f"UPDATE tasks SET {names} WHERE id = ?", values))
 
     def forget(self, id: int) -> None:
         """A task is done, or nobody wants it any more. Returns at once."""
-        self._jobs.put(lambda base: self._tried(base, "DELETE FROM tasks WHERE id = ?", (id,)))
+        self._put(lambda base: self._tried(base, "DELETE FROM tasks WHERE id = ?", (id,)))
 
     def close(self) -> None:
         """Write what is left and let go of the folder. Idempotent."""
         if self._lock < 0:
             return
-        self._jobs.put(None)
+        with self._gate:
+            self._closed = True
+            self._jobs.put(None)
         self._thread.join(PATIENCE)
         lock, self._lock = self._lock, -1
         os.close(lock)
+
+    def _put(self, job: Callable[[sqlite3.Connection], None]) -> bool:
+        """Have the thread do `job`; False once it is closed."""
+        with self._gate:
+            if not self._closed:
+                self._jobs.put(job)
+            return not self._closed
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -144,15 +164,11 @@ class QueueFile:
             except BaseException:
                 base.close()
                 raise
-        except (sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
-            self._failure = self._as_ours(error)
-            self._ready.set()
+        except Exception as error:  # also what `Options` says of a text that somebody else has written
+            self._failure = error if isinstance(error, StorageError) else self._as_ours(error)
             return
-        except StorageError as error:
-            self._failure = error
+        finally:
             self._ready.set()
-            return
-        self._ready.set()
         try:
             while (job := self._jobs.get()) is not None:
                 job(base)
@@ -172,7 +188,7 @@ class QueueFile:
         rows = base.execute("SELECT id, url, options, priority, state, path, exit_code, message, hint FROM tasks ORDER BY id")
         for id, url, options, priority, state, file, exit_code, message, hint in rows:
             error = None if exit_code is None else (exit_code, message or "", hint or "")
-            self.saved.append(Saved(url, _options_of(options), priority, state, file, error, id))
+            self.saved.append(Saved(url, _options_of(options), priority, state, _read(file), error, id))
 
     def _tried(self, base: sqlite3.Connection, what: str, values: tuple[object, ...]) -> None:
         try:
@@ -198,6 +214,17 @@ class QueueFile:
         return StorageError(what, f"check the disk; to begin with an empty queue, move {NAME} away")
 
 
+def _stored(value: object) -> object:
+    """As SQLite takes it: a file name on disk may be no text."""
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return value.encode("utf-8", "surrogateescape")
+    return value
+
+
+def _read(value: str | bytes | None) -> str | None:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
 def _text_of(options: Options) -> str:
     """What differs from the defaults, as JSON."""
     values = {field.name: getattr(options, field.name) for field in fields(Options)}
@@ -205,8 +232,10 @@ def _text_of(options: Options) -> str:
 
 
 def _options_of(text: str) -> Options:
-    """Raises ValueError, TypeError, KeyError, `UsageError` for what `_text_of` did not write."""
-    values: dict[str, Any] = json.loads(text)
+    """Raises ValueError, TypeError, `UsageError` for what `_text_of` did not write."""
+    values: Any = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("options that are no object")
     for name in ("checksum", "headers"):
         if values.get(name) is not None:
             values[name] = tuple(values[name])
