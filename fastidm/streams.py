@@ -77,7 +77,14 @@ class Part(DownloadTask):
         """The second request for the same bytes."""
         self.begun = monotonic()
         self.answered = self.complete = False
+        self.refused: FastidmError | None = None
+        """Why it did not come, while others still may: it is asked for again when one of those is complete."""
         self.failure: FastidmError | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether something is still to be heard of it."""
+        return not (self.complete or self.refused or self.failure)
 
     def heard(self, event: Event) -> None:
         super().heard(event)
@@ -247,6 +254,7 @@ class Run:
             elif isinstance(event, Failed | Paused):
                 self._failed(part)
             self._begin_more()
+            self._give_up()
             self._changed.notify_all()
 
     def _answered(self, part: Part, event: Started) -> None:
@@ -280,6 +288,11 @@ class Run:
         self._smooth += 1
         if self._smooth >= RECOVERY and self._allowed < self.wanted:
             self._allowed, self._smooth = self._allowed + 1, 0
+        for refused in [other for other in self.parts if other.refused]:
+            if self._running() < self._allowed:
+                self._replace(refused, again := Part(self, refused.start, refused.stop))
+                refused.piece.release()
+                again.begin()
 
     def _troubled(self) -> None:
         """The server refuses one, or a connection broke: no more at a time than it serves now."""
@@ -300,15 +313,17 @@ class Run:
             part.twin = None
             self.stop(part)
             return
-        others = any(other.answered and not other.complete for other in self.parts if other is not part)
-        if isinstance(error, BusyError | NetworkError) and others and part in self.parts:
-            # The server serves others: as long as it does, this one is asked for again.
-            again = Part(self, part.start, part.stop)
-            self._replace(part, again)
-            part.piece.release()
-            again.begin()
+        if isinstance(error, BusyError | NetworkError) and part in self.parts:
+            part.refused = error
         else:
             part.failure = error
+
+    def _give_up(self) -> None:
+        """Nothing is under way that could be complete one day: what was refused has failed. So each round of asking again has
+        cost a complete piece, and a server of which the rest of a file cannot be had is left alone."""
+        if self._running() == 0:
+            for part in self.parts:
+                part.failure = part.failure or part.refused
 
     # ------------------------------------------------------------------ with the lock
 
@@ -322,19 +337,24 @@ class Run:
         end = self.size
         if not self.ranges or end is None:
             return
-        running = sum(1 for part in self.parts if not part.complete)
+        if any(part.refused for part in self.parts):
+            return
+        running = self._running()
         while self._next < min(end, self._reach) and running < self._allowed and len(self.parts) < self._window:
             part = Part(self, self._next, min(self._next + self._length, end))
             self._next = part.stop
             running += 1
             self._begin(part)
 
+    def _running(self) -> int:
+        return sum(1 for part in self.parts if part.running)
+
     def _replace(self, part: Part, other: Part) -> None:
         self.parts[self.parts.index(part)] = other
 
     def _help(self, head: Part) -> float | None:
         """The reader waits for `head`: ask for it a second time if that takes too long. Seconds until it does; None: never."""
-        if head.twin is not None or self.content is None or self.wanted == 1 or self.limit:
+        if head.twin is not None or head.refused or self.content is None or self.wanted == 1 or self.limit:
             return None
         left = head.begun + (max(PATIENCE, SLOW * self._usual) if self._usual else UNKNOWING) - monotonic()
         if left > 0:
@@ -345,7 +365,7 @@ class Run:
 
     def _begin(self, part: Part) -> None:
         self.parts.append(part)
-        self.peak = max(self.peak, sum(1 for part in self.parts if not part.complete))
+        self.peak = max(self.peak, self._running())
         part.begin()
 
     def _check(self) -> None:

@@ -235,6 +235,25 @@ def test_a_server_that_breaks_down_is_an_error(odd: Serve) -> None:
             stream.read()
 
 
+@pytest.mark.parametrize("opener", [fastidm.stream, fastidm.open])
+def test_a_server_that_cannot_send_the_rest_is_an_error_and_left_alone(
+    opener: Callable[..., io.BufferedReader], odd: Serve
+) -> None:
+    data, whole_until = content(40 * MIB), 3 * MIB
+    file = File(data)
+
+    def habit(exchange: Exchange) -> None:
+        body = file.head(exchange)
+        exchange.send(body[: max(0, whole_until - (exchange.first or 0))])
+        if (exchange.last or 0) >= whole_until:
+            exchange.reset()
+
+    server = odd(habit)
+    with opener(server.url + "/bad-disk.bin", retries=1) as source, pytest.raises(NetworkError):
+        source.read()
+    assert len(server.exchanges) <= 16 * 2 * 3
+
+
 def test_a_piece_for_which_the_reader_waits_is_asked_for_a_second_time(odd: Serve) -> None:
     data = content(40 * MIB)
     file = File(data)
