@@ -165,6 +165,13 @@ class Options:
         return f"Options({', '.join(shown)})"
 
 
+def header_lines(headers: Mapping[str, str] | Iterable[str] | None) -> tuple[str, ...]:
+    """"Name: value" of each."""
+    if isinstance(headers, Mapping):
+        return tuple(f"{name}: {value}" for name, value in headers.items())
+    return tuple(headers or ())
+
+
 def options_from(
     path: str | os.PathLike[str] | None = None,
     *,
@@ -190,8 +197,7 @@ def options_from(
         if isinstance(value, os.PathLike):
             named[name] = os.fspath(value)
         elif name == "headers":
-            value = value or ()
-            named[name] = tuple(f"{key}: {text}" for key, text in value.items()) if isinstance(value, Mapping) else tuple(value)
+            named[name] = header_lines(value)
         elif name == "checksum" and isinstance(value, str):
             named[name] = parse_checksum(value)
         elif name == "user" and isinstance(value, tuple):

@@ -5,28 +5,27 @@
     fsspec.filesystem("https").get_file(url, "data.parquet")
 
 Rules of this module: what fetches whole files is ours (`get`, `get_file`, `cat`, and with them the caches of fsspec); to list,
-to look up and to read parts is left to fsspec's own HTTPFileSystem, which this one is.
+to look up and to read parts is left to fsspec's own HTTPFileSystem, which this one is. So is each request that asks for what is
+not understood here (of aiohttp anything but headers: a proxy, a certificate, a client of one's own).
 """
 
 from __future__ import annotations
 
 import os
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from fsspec import register_implementation
 from fsspec.callbacks import DEFAULT_CALLBACK
-from fsspec.implementations.http import HTTPFileSystem
+from fsspec.implementations.http import HTTPFileSystem, get_client
 
 from fastidm.api import adownload, afetch
-from fastidm.errors import FastidmError, NotFoundError
+from fastidm.errors import FastidmError, LockedError, NotFoundError
 from fastidm.events import Progress
+from fastidm.options import header_lines
 
 if TYPE_CHECKING:
     from fastidm.options import Arguments
-
-FOREIGN = frozenset(("headers", "auth", "cookies", "proxy", "ssl", "params", "data", "json"))
-"""Arguments of aiohttp's requests; a request that has one that is not understood here is left to fsspec."""
-
 
 class FastidmHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]
     """fsspec's HTTPFileSystem, with whole files fetched by fastidm.
@@ -47,6 +46,7 @@ class FastidmHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]
             await super()._get_file(rpath, lpath, chunk_size=chunk_size, callback=callback, **kwargs)
             return
         options["overwrite"] = True
+        url, path = str(self.encode_url(rpath)), os.path.realpath(lpath)  # what a link leads to is written, as fsspec does
         told = 0
 
         def moved(progress: Progress) -> None:
@@ -57,7 +57,13 @@ class FastidmHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]
             told = progress.received
 
         try:
-            await adownload(str(self.encode_url(rpath)), lpath, on_progress=moved, **options)
+            try:
+                await adownload(url, path, on_progress=moved, **options)
+            except LockedError:  # somebody else gets it as well: whoever comes last has written it
+                with TemporaryDirectory(dir=os.path.dirname(path), prefix="fastidm-") as folder:
+                    own = os.path.join(folder, os.path.basename(path))
+                    await adownload(url, own, on_progress=moved, **options)
+                    os.replace(own, path)
         except FastidmError as error:
             raise _as_fsspec_says(error, rpath) from error
 
@@ -74,13 +80,14 @@ class FastidmHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]
 
     def _options(self, request: dict[str, Any]) -> Arguments | None:
         """What a request of aiohttp asks for, as options; None if it asks for what fastidm does not know."""
-        asked = {name: value for name, value in {**self.kwargs, **request}.items() if name in FOREIGN and value}
-        headers = asked.pop("headers", None)
-        if asked:
+        client = {name: value for name, value in (self.client_kwargs or {}).items() if name != "trust_env"}
+        asked = {name: value for name, value in {**self.kwargs, **request}.items() if value is not None}
+        headers = {**dict(client.pop("headers", None) or {}), **dict(asked.pop("headers", None) or {})}
+        if asked or client or self.get_client is not get_client:
             return None
         options: Arguments = {**self._fastidm}
         if headers:
-            options["headers"] = {str(name): str(value) for name, value in dict(headers).items()}
+            options["headers"] = (*header_lines(options.get("headers")), *header_lines(headers))
         return options
 
 

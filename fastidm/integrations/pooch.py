@@ -14,8 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastidm.api import download, stream
-from fastidm.api import open as open_url
-from fastidm.errors import FastidmError, LockedError
+from fastidm.errors import AuthError, BusyError, LockedError, NotFoundError, RefusedError
 from fastidm.events import Progress
 
 if TYPE_CHECKING:
@@ -27,12 +26,13 @@ if TYPE_CHECKING:
 class FastidmDownloader:
     """A downloader for `pooch.retrieve` and `Pooch.fetch`, for http and https.
 
-    Parameters: `progressbar`, True: a bar of tqdm on stderr; `options`, as of `fastidm.download`.
+    Parameters: `progressbar`, True: a bar of tqdm on stderr, or a bar of your own as pooch describes it (`total`, `update`,
+    `reset`, `close`); `options`, as of `fastidm.download`.
 
     Calls raise leaves of `FastidmError`.
     """
 
-    def __init__(self, progressbar: bool = False, **options: Unpack[Arguments]) -> None:
+    def __init__(self, progressbar: Any = False, **options: Unpack[Arguments]) -> None:
         self._progressbar = progressbar
         self._options = options
 
@@ -44,8 +44,10 @@ class FastidmDownloader:
             return self._is_there(url)
         assert output_file is not None, "pooch names a file unless it only checks"
         if not isinstance(output_file, str | os.PathLike):
+            write = output_file.write
             with stream(url, **self._options) as source:
-                source.raw.write_to(output_file.write)
+                # Some things that look like files do not say how much they took: all of it then.
+                source.raw.write_to(lambda block: len(block) if (count := write(block)) is None else count)
             return None
         path = os.fspath(output_file)
         options: Arguments = {**self._options, "overwrite": True}
@@ -59,25 +61,30 @@ class FastidmDownloader:
         return None
 
     def _is_there(self, url: str) -> bool:
+        """What the server says; where there is no server to ask, that is raised."""
+        options: Arguments = {**self._options, "connections": 1, "retries": 0}
         try:
-            open_url(url, **self._options).close()
-        except FastidmError:
+            stream(url, **options).close()
+        except (NotFoundError, RefusedError, AuthError, BusyError):
             return False
         return True
 
 
 class _Bar:
-    """A bar of tqdm, or none."""
+    """A bar of tqdm, or the caller's, or none."""
 
-    def __init__(self, wanted: bool) -> None:
+    def __init__(self, wanted: Any) -> None:
         self._wanted = wanted
         self._bar: Any = None
+        self._shown = 0
 
     def __enter__(self) -> Callable[[Progress], None]:
-        if self._wanted:
+        if self._wanted is True:
             from tqdm import tqdm
 
             self._bar = tqdm(unit="B", unit_scale=True)
+        elif self._wanted:
+            self._bar = self._wanted
         return self._moved
 
     def __exit__(self, *error: object) -> None:
@@ -86,8 +93,12 @@ class _Bar:
 
     def _moved(self, progress: Progress) -> None:
         if self._bar is not None:
+            if progress.received < self._shown:  # it began anew
+                self._bar.reset()
+                self._shown = 0
             self._bar.total = progress.size
-            self._bar.update(progress.received - self._bar.n)
+            self._bar.update(progress.received - self._shown)
+            self._shown = progress.received
 
 
 def _own_name(path: str, url: str) -> str:

@@ -114,14 +114,19 @@ def same_file(one: str, other: str) -> bool:
         return False
 
 
-def give_usual_permissions(fd: int) -> None:
-    """0666 less the process's umask. Where that is not known, or there are no permissions, the file stays as it is."""
-    umask = linux.umask()
-    if umask is not None:
-        try:
+def give_usual_permissions(fd: int, path: str) -> None:
+    """Those of the file at `path` that is to be replaced, so that what was private stays so; else 0666 less the umask.
+
+    Where that is not known, or there are no permissions, the file stays as it is.
+    """
+    replaced, umask = _mode(path), linux.umask()
+    try:
+        if stat.S_ISREG(replaced):
+            os.fchmod(fd, replaced & 0o777)
+        elif umask is not None:
             os.fchmod(fd, 0o666 & ~umask)
-        except OSError:
-            pass
+    except OSError:
+        pass
 
 
 def _mode(path: str) -> int:

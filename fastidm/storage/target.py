@@ -283,7 +283,7 @@ class Target:
             part.check()
             if checksum:
                 self._verify(part, checksum, stop)
-            place.give_usual_permissions(part.fd)
+            place.give_usual_permissions(part.fd, self._final)
             if self._options.sync:
                 self._sync(part)
             part.check()

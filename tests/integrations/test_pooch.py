@@ -75,3 +75,49 @@ def test_a_bar_is_drawn_on_request(nginx: Nginx, tmp_path: Path, capsys: pytest.
     url = nginx.add("bar.bin", content(MIB))
     FastidmDownloader(progressbar=True)(url, str(tmp_path / "bar.bin"), None)
     assert "1.05M/1.05M" in capsys.readouterr().err
+
+
+def test_a_bar_of_ones_own_is_moved(nginx: Nginx, tmp_path: Path) -> None:
+    class Bar:
+        total, moved, closed = 0, 0, False
+
+        def update(self, count: int) -> None:
+            self.moved += count
+
+        def reset(self) -> None:
+            self.moved = 0
+
+        def close(self) -> None:
+            self.closed = True
+
+    bar = Bar()
+    FastidmDownloader(progressbar=bar)(nginx.add("own-bar.bin", content(MIB)), str(tmp_path / "own-bar.bin"), None)
+    assert (bar.total, bar.moved, bar.closed) == (MIB, MIB, True)
+
+
+def test_to_ask_whether_it_is_there_fetches_nothing() -> None:
+    data = content(8 * MIB)
+
+    def habit(exchange: Exchange) -> None:
+        exchange.answer(*((200,) if exchange.target == "/there" else (500,)), body=data)
+
+    downloader = FastidmDownloader(retries=3)
+    with OddServer(habit) as server:
+        assert downloader(server.url + "/there", None, None, check_only=True) is True
+        assert downloader(server.url + "/broken", None, None, check_only=True) is False
+        assert len(server.exchanges) == 2
+    with pytest.raises(NetworkError):
+        downloader(server.url + "/there", None, None, check_only=True)
+
+
+def test_what_is_written_to_need_not_say_how_much_it_took(nginx: Nginx) -> None:
+    class Into:
+        def __init__(self) -> None:
+            self.got = b""
+
+        def write(self, block: memoryview) -> None:
+            self.got += block
+
+    into = Into()
+    FastidmDownloader()(nginx.add("silent.bin", content(MIB)), into, None)  # type: ignore[arg-type]
+    assert into.got == content(MIB)
