@@ -103,6 +103,10 @@ class Command:
         self.json = json
         self.to_stdout = to_stdout
 
+    def advice(self, hint: str) -> str:
+        """The hint of an error, in terms of this command."""
+        return hint
+
 
 class TextRequested(Exception):
     """`--help` or `--version` was among the arguments; holds the text to print."""

@@ -141,7 +141,8 @@ class Run:
         self.reporter.event(number, event)
         if isinstance(event, Failed) and event.exit_code != InterruptedDownload.exit_code:
             named = event.url in event.message
-            self.reporter.say(error_line(event.message if named else f"{event.url}: {event.message}", event.hint))
+            message = event.message if named else f"{event.url}: {event.message}"
+            self.reporter.say(error_line(message, self.command.advice(event.hint)))
 
     def _settle(self, task: Task) -> None:
         """See to it that every task has ended for the listener too: one that was stopped has sent no last event."""

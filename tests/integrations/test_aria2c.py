@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from fastidm.cli import aria2c
+from fastidm.cli.aria2options import TABLE
 from fastidm.errors import UsageError
+from fastidm.options import Options
 from tests.support.content import content
 from tests.support.oddserver import Exchange, File, Habit, OddServer
 from tests.support.servers import Nginx
@@ -24,12 +27,24 @@ Serve = Callable[[Habit], OddServer]
 URL = "http://127.0.0.1:1/file.bin"
 
 
-def jobs(*arguments: str, stdin: str = "") -> list[tuple[str, object]]:
-    wishes = aria2c.parse(arguments)
-    return [(url, options) for url, options in aria2c._jobs(wishes, io.StringIO(stdin))]
+@pytest.fixture(autouse=True)
+def _nothing_of_ones_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration and no proxy of whoever runs the tests."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
-def options(*arguments: str, url: str = URL) -> object:
+def jobs(*arguments: str, stdin: str = "") -> list[tuple[str, Options]]:
+    files = aria2c.files_of(aria2c.wishes_of(arguments), io.StringIO(stdin))
+    for refused in files.refused:
+        raise refused
+    return files.jobs
+
+
+def options(*arguments: str, url: str = URL) -> Options:
     return jobs(*arguments, url)[0][1]
 
 
@@ -60,6 +75,12 @@ def options(*arguments: str, url: str = URL) -> object:
         (["--https-proxy=http://p:1"], "proxy", None),
         (["--http-proxy=p:1"], "proxy", "http://p:1"),
         (["--checksum=sha-256=" + "0" * 64], "checksum", ("sha256", "0" * 64)),
+        (["--referer=*"], "headers", (f"Referer: {URL}",)),
+        (["--http-no-cache"], "headers", ("Cache-Control: no-cache", "Pragma: no-cache")),
+        (["--ca-cert=file"], "cacert", "file"),
+        (["-c"], "rename", False),
+        (["--seed-ratio", "0", "-u", "10K", "--on-download-complete", "./x.sh", "--bt-tracker=x"], "rename", True),
+        (["--ftp-proxy", "http://127.0.0.1:2/"], "proxy", None),
         (["-ck1M", "-j", "3", "--file-allocation=none", "--enable-color=false"], "connections", 16),
     ],
 )
@@ -69,7 +90,10 @@ def test_an_option_of_aria2_means_what_it_says(arguments: list[str], name: str, 
 
 @pytest.mark.parametrize(
     "argument",
-    ["--interface=eth0", "--min-tls-version=TLSv1.3", "--enable-rpc", "--dry-run=true", "--daemon", "--check-certificate=no"],
+    [
+        "--interface=eth0", "--interf=eth0", "--min-tls-version=TLSv1.3", "--check-certificate=no", "--check=no",
+        "--enable-rpc", "--dry-run=true", "--daemon", "--conf-path=/none/there", "-Tx", "-j0", "-x0", "-m-5",
+    ],  # fmt: skip
 )
 def test_what_protects_somebody_or_would_mean_something_else_is_never_passed_over(argument: str) -> None:
     with pytest.raises(UsageError):
@@ -87,13 +111,107 @@ def test_an_unknown_option_is_warned_of_and_passed_over(
     assert (tmp_path / "unknown.bin").read_bytes() == content(1000)
 
 
+def test_the_value_of_an_unknown_option_is_not_taken_for_the_file() -> None:
+    assert [url for url, _ in jobs("--no-such-thing", "7", URL)] == [URL]
+    assert [url for url, _ in jobs("--no-such-thing", URL)] == [URL]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "proxy"),
+    [
+        ([], {"http_proxy": "http://e:1"}, None),
+        (["--all-proxy=p:1", "--http-proxy="], {}, "http://p:1"),
+        (["--all-proxy="], {"http_proxy": "http://e:1"}, "http://e:1"),
+        (["--http-proxy="], {"http_proxy": "http://e:1"}, ""),
+        (["--http-proxy="], {"all_proxy": "http://e:1"}, "http://e:1"),
+        (["--http-proxy-user=u", "--http-proxy-passwd=p"], {"http_proxy": "http://e:1"}, "http://u:p@e:1"),
+        (["--all-proxy-user=u", "--all-proxy-passwd=p"], {"all_proxy": "e:1"}, "http://u:p@e:1"),
+        (["--http-proxy=http://a:b@p:1", "--http-proxy-user=u", "--http-proxy-passwd=p"], {}, "http://u:p@p:1"),
+        (["--http-proxy=http://a:b@p:1"], {}, "http://a:b@p:1"),
+    ],
+)
+def test_traffic_goes_by_the_proxy_that_aria2_would_use(
+    arguments: list[str], environment: dict[str, str], proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert options(*arguments).proxy == proxy
+
+
+def test_its_configuration_is_read_before_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "my.conf"
+    mine.write_text("# a comment\nall-proxy=p:1\nmax-tries = 3\nuser-agent=file\n", encoding="utf-8")
+    found = options(f"--conf-path={mine}", "--user-agent=line")
+    assert (found.proxy, found.retries, found.user_agent) == ("http://p:1", 2, "line")
+    usual = Path(os.environ["HOME"], ".aria2", "aria2.conf")
+    usual.parent.mkdir()
+    usual.write_text("check-certificate=false\n", encoding="utf-8")
+    assert options().insecure
+    assert not options("--no-conf").insecure
+    assert not options(f"--conf-path={mine}").insecure
+
+
+def test_a_file_that_is_there_is_gone_on_with_and_never_doubled(
+    nginx: Nginx, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = nginx.add("there.bin", content(MIB))
+    for _ in range(2):
+        assert aria2c.run(["-c", "-d", str(tmp_path), url]) == 0
+    assert "is complete" in capsys.readouterr().err
+    (tmp_path / "there.bin").write_bytes(b"of somebody else")
+    assert aria2c.run(["-q", "-c", "-d", str(tmp_path), url]) == 13
+    assert (tmp_path / "there.bin").read_bytes() == b"of somebody else"
+    assert "--allow-overwrite=true" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["there.bin"]
+
+
+def test_what_is_wrong_in_an_input_file_does_not_stop_the_rest(
+    nginx: Nginx, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, better = nginx.add("good.bin", b"1"), nginx.add("better.bin", b"2")
+    listed = f"\ufeff{good}\n nosuch=1\nmagnet:?x\nftp://x/y\t{better}\nnonsense\n"
+    path = tmp_path / "list"
+    path.write_text(listed, encoding="utf-8")
+    assert aria2c.run(["-q", "-d", str(tmp_path), "-i", str(path)]) == 1
+    assert sorted(os.listdir(tmp_path)) == ["better.bin", "good.bin", "list"]
+    said = capsys.readouterr().err
+    assert "--nosuch is not known" in said
+    assert [name in said for name in ("magnet", "nonsense", "ftp")] == [True, True, False]
+
+
+def test_of_several_files_none_gets_the_name_that_is_for_one() -> None:
+    assert [found.output for _, found in jobs("-Z", "-o", "same", URL, URL + "2")] == [None, None]
+    listed = f"{URL}\n{URL}2\n out=own\n"
+    assert [found.output for _, found in jobs("-i", "-", "-o", "same", stdin=listed)] == [None, "own"]
+
+
+def test_headers_of_a_listed_file_replace_those_for_all() -> None:
+    listed = f"{URL}\n header=A: 1\n header=B: 2\n{URL}2\n"
+    found = jobs("--header=Authorization: x", "-i", "-", stdin=listed)
+    assert [options.headers for _, options in found] == [("A: 1", "B: 2"), ("Authorization: x",)]
+
+
+def test_a_url_that_stands_for_several_is_refused() -> None:
+    with pytest.raises(UsageError, match="several"):
+        options("-P", url="http://127.0.0.1:1/file[1-3].bin")
+    assert options("-P").rename
+
+
+@pytest.mark.parametrize("hint", sorted(aria2c.ADVICE))
+def test_its_advice_is_given_by_the_package_and_names_options_of_aria2(hint: str) -> None:
+    package = Path(aria2c.__file__).parent.parent
+    assert any(f'"{hint}"' in path.read_text(encoding="utf-8") for path in package.rglob("*.py") if path.name != "aria2c.py")
+    for name in re.findall(r"--([a-z-]+)", aria2c.ADVICE[hint]):
+        assert name in TABLE
+
+
 def test_an_input_file_lists_files_with_options_of_their_own() -> None:
     listed = "# a comment\nhttp://127.0.0.1:1/a\thttp://mirror/a\n  out=first\n  header=A: b\n\nhttp://127.0.0.1:1/b\n"
     found = jobs("-i", "-", "-d", "here", stdin=listed)
     assert [url for url, _ in found] == ["http://127.0.0.1:1/a", "http://127.0.0.1:1/b"]
-    assert getattr(found[0][1], "output", None) == os.path.join("here", "first")
-    assert getattr(found[0][1], "headers", None) == ("A: b",)
-    assert getattr(found[1][1], "headers", None) == ()
+    assert found[0][1].output == os.path.join("here", "first")
+    assert found[0][1].headers == ("A: b",)
+    assert found[1][1].headers == ()
 
 
 def test_several_urls_are_mirrors_unless_each_is_wanted() -> None:
