@@ -12,9 +12,10 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from fastidm.errors import UsageError
 from fastidm.events import Progress, Result
 from fastidm.manager import STOP_SECONDS, DownloadManager, DownloadTask
-from fastidm.options import check_url, options_from
+from fastidm.options import check_url, options_from, parse_size
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -59,13 +60,13 @@ def download(
 def fetch(
     url: str,
     *,
-    max_size: int | None = None,
+    max_size: int | str | None = None,
     on_progress: Callable[[Progress], object] | None = None,
     **options: Unpack[Arguments],
 ) -> Body:
     """Download into memory; returns the body, an object with the buffer protocol, whose `result` says how it came.
 
-    Parameters: `max_size`, bytes that it may have, None: half of the machine's memory; the others as of `download`. Options
+    Parameters: `max_size`, bytes that it may have (or "64M"), None: half of the machine's memory; the others as of `download`. Options
     that are about the file on disk mean nothing here.
 
     Raises `LimitError` for a body that is larger, and whatever else `download` raises; then nothing is kept.
@@ -121,6 +122,8 @@ def open(url: str, **options: Unpack[Arguments]) -> RemoteFile:
 
     check_url(url)
     chosen = options_from(**options)
+    if chosen.checksum is not None:
+        raise UsageError("open cannot compare a checksum, as it does not read all of the file", "fetch or stream can")
 
     def start(position: int, content: Content | None) -> Run:
         return Run(shared_manager(), url, chosen, start=position, content=content, first=LOOK, eager=False)
@@ -148,7 +151,7 @@ async def adownload(
 async def afetch(
     url: str,
     *,
-    max_size: int | None = None,
+    max_size: int | str | None = None,
     on_progress: Callable[[Progress], object] | None = None,
     **options: Unpack[Arguments],
 ) -> Body:
@@ -161,9 +164,13 @@ async def afetch(
     return target.taken(await _arun(task, on_progress))
 
 
-def _in_memory(url: str, max_size: int | None, options: Arguments) -> tuple[DownloadTask, MemoryTarget]:
+def _in_memory(url: str, max_size: int | str | None, options: Arguments) -> tuple[DownloadTask, MemoryTarget]:
     from fastidm.storage.memory import MemoryTarget
 
+    if isinstance(max_size, str):
+        max_size = parse_size(max_size)
+    if max_size is not None and (not isinstance(max_size, int) or max_size < 0):
+        raise UsageError(f"max_size must be a number of bytes, not {max_size!r}")
     task = shared_manager().make(url, **options)
     task.target = target = MemoryTarget(max_size)
     return task, target

@@ -60,6 +60,11 @@ HTTP_VERSIONS = ("1.1", "2", "3")
 ON_CHANGE = ("fail", "restart")
 
 
+_WHOLE = ("connections", "limit_rate", "retries", "max_redirects")
+_NUMBERS = ("timeout", "connect_timeout")
+_TEXTS = ("output", "directory", "user_agent", "user", "cookie_file", "proxy", "cacert", "cert", "key")
+
+
 @dataclass(frozen=True)
 class Options:
     """How one file is to be downloaded.
@@ -117,6 +122,19 @@ class Options:
     """Where the name is taken, by a file or by another download, use the next free one of `name (1).ext`, `name (2).ext`..."""
 
     def __post_init__(self) -> None:
+        for name in _WHOLE:
+            value = getattr(self, name)
+            if type(value) is not int and not (value is None and name == "limit_rate"):
+                raise UsageError(f"{name} must be a whole number, not {value!r}")
+        for name in _NUMBERS:
+            if not isinstance(getattr(self, name), int | float):
+                raise UsageError(f"{name} must be a number, not {getattr(self, name)!r}")
+        for name in _TEXTS:
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value is None and name != "directory"):
+                raise UsageError(f"{name} must be text, not {type(value).__name__}")
+        if self.checksum is not None and parse_checksum(":".join(self.checksum)) != self.checksum:
+            raise UsageError("a checksum must be what parse_checksum returns, or sha256:HEX")
         if not 1 <= self.connections <= MAX_CONNECTIONS:
             raise UsageError(f"connections must be 1 to {MAX_CONNECTIONS}, not {self.connections}")
         if self.http not in HTTP_VERSIONS:
@@ -166,10 +184,15 @@ class Options:
 
 
 def header_lines(headers: Mapping[str, str] | Iterable[str] | None) -> tuple[str, ...]:
-    """"Name: value" of each."""
-    if isinstance(headers, Mapping):
-        return tuple(f"{name}: {value}" for name, value in headers.items())
-    return tuple(headers or ())
+    """"Name: value" of each; also of pairs, and of values that are bytes. Raises `UsageError`."""
+    lines = []
+    for header in headers.items() if isinstance(headers, Mapping) else headers or ():
+        pair = header if isinstance(header, tuple) else (header,)
+        texts = [part.decode("latin-1") if isinstance(part, bytes) else part for part in pair]
+        if not all(isinstance(text, str) for text in texts) or not 1 <= len(texts) <= 2:
+            raise UsageError("headers must be texts, 'Name: value' or a name and a value each")
+        lines.append(": ".join(texts))
+    return tuple(lines)
 
 
 def options_from(
@@ -181,13 +204,14 @@ def options_from(
 ) -> Options:
     """The options that keyword arguments mean: each has the name of its field in `Options`.
 
-    Parameters: `path`, of the file; `dir`, its folder, where `path` is None; `options`, what is not named is taken from
-    here. `headers` may be a mapping, `checksum` "sha256:HEX", `user` a pair, `limit_rate` "10M", and a path any `PathLike`.
+    Parameters: `path`, of the file; `dir`, the folder that a relative `path`, or the name of the file, is in; `options`, what
+    is not named is taken from here. `headers` may be a mapping, `checksum` "sha256:HEX", `user` a pair, `limit_rate` "10M",
+    and a path any `PathLike`.
 
     Raises `UsageError` for a value out of range, TypeError for a name that is no option.
     """
     if path is not None:
-        named["output"] = os.fspath(path)
+        named["output"] = os.fspath(path) if dir is None else os.path.join(os.fspath(dir), os.fspath(path))
     if dir is not None:
         named["directory"] = os.fspath(dir)
     for name, value in named.items():
@@ -198,12 +222,14 @@ def options_from(
             named[name] = os.fspath(value)
         elif name == "headers":
             named[name] = header_lines(value)
-        elif name == "checksum" and isinstance(value, str):
-            named[name] = parse_checksum(value)
+        elif name == "checksum" and value is not None:
+            named[name] = parse_checksum(value if isinstance(value, str) else ":".join(value))
         elif name == "user" and isinstance(value, tuple):
             named[name] = ":".join(value)
         elif name == "limit_rate" and isinstance(value, str):
             named[name] = parse_size(value)
+        elif name == "limit_rate" and isinstance(value, float) and value.is_integer():
+            named[name] = int(value)
     return replace(options or Options(), **named)
 
 
@@ -284,6 +310,10 @@ def parse_size(text: str) -> int:
 
 def check_url(url: str) -> None:
     """Raise `UsageError` unless `url` is http or https, names a host, and holds nothing that no URL may hold."""
+    if not isinstance(url, str):
+        raise UsageError(f"a URL must be text, not {type(url).__name__}")
+    if not url:
+        raise UsageError("a URL is missing: it is empty")
     if url.split() != [url]:
         raise UsageError(f"a URL holds no spaces: {redact(url)}", "write %20 for a space, and quote the URL")
     if not url.isprintable():

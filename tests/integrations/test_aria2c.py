@@ -93,7 +93,7 @@ def test_an_option_of_aria2_means_what_it_says(arguments: list[str], name: str, 
     [
         "--interface=eth0", "--interf=eth0", "--min-tls-version=TLSv1.3", "--check-certificate=no", "--check=no",
         "--enable-rpc", "--dry-run=true", "--daemon", "--conf-path=/none/there", "-Tx", "-j0", "-x0", "-m-5",
-    ],  # fmt: skip
+    ],
 )
 def test_what_protects_somebody_or_would_mean_something_else_is_never_passed_over(argument: str) -> None:
     with pytest.raises(UsageError):
