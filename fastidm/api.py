@@ -66,8 +66,8 @@ def fetch(
 ) -> Body:
     """Download into memory; returns the body, an object with the buffer protocol, whose `result` says how it came.
 
-    Parameters: `max_size`, bytes that it may have (or "64M"), None: half of the machine's memory; the others as of `download`. Options
-    that are about the file on disk mean nothing here.
+    Parameters: `max_size`, bytes that it may have (or "64M"), None: half of the machine's memory; the others as of
+    `download`. Options that are about the file on disk mean nothing here.
 
     Raises `LimitError` for a body that is larger, and whatever else `download` raises; then nothing is kept.
 
