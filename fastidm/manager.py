@@ -397,6 +397,16 @@ class DownloadManager:
         if self._file is not None:
             self._file.close()
 
+    def call(self, wish: Callable[[], object]) -> None:
+        """Have `wish` called in the queue's thread, if there is one and it lives. Takes no lock of a manager or task, so that a
+        finalizer may call it."""
+        if self._queue.is_ours():
+            self._queue.call(wish)
+
+    def check_process(self) -> None:
+        """Raise RuntimeError in a forked child."""
+        self._queue.check_process()
+
     # ------------------------------------------------------------------ between the threads
 
     def _do(self, wish: Callable[[Queue], object]) -> None:

@@ -7,7 +7,10 @@ Rules of this module:
   server.
 * A piece is handed over when it is complete. Pieces begin small and grow to what one connection brings in `PIECE_SECONDS`. One
   for which the reader waits much longer than for others is asked for a second time, and whichever comes first is taken.
-* All pieces have the validators of the first: bytes of two versions of the file are never mixed.
+* All pieces have the validators of the first, and each has the first bytes of the next as well, which are compared: bytes of
+  two versions of the file are not mixed.
+* What ends a run takes no lock, and is done in the manager's thread: the garbage collector ends runs that nobody has closed, in
+  any thread at any moment, also while that thread has a lock.
 * A server that sends no parts has one connection: a stream takes the bytes as they come, a file that is to be seekable is
   fetched as a whole.
 """
@@ -25,7 +28,16 @@ from typing import TYPE_CHECKING, Any
 
 from fastidm.core.response import Content
 from fastidm.core.span import Span
-from fastidm.errors import BusyError, FastidmError, IntegrityError, NetworkError, redact
+from fastidm.errors import (
+    AuthError,
+    BusyError,
+    FastidmError,
+    IntegrityError,
+    NetworkError,
+    NotFoundError,
+    RefusedError,
+    redact,
+)
 from fastidm.events import Event, Failed, Finished, Paused, Retrying, Started
 from fastidm.manager import DownloadManager, DownloadTask
 from fastidm.options import Options
@@ -59,8 +71,14 @@ BUFFER = 128 * KIB
 """Bytes that a stream reads ahead of lines and small reads."""
 FLOW = MIB
 """Bytes that are taken at once from a server without parts."""
+SEAM = 4 * KIB
+"""Bytes of the next piece that a piece has as well."""
 RECOVERY = 8
 """Pieces that must come without trouble before there may be one more at a time."""
+
+
+REFUSALS = (BusyError, NetworkError, RefusedError, AuthError, NotFoundError)
+"""What a server may say of one piece too many. If it says so of all, it is meant."""
 
 
 class Part(DownloadTask):
@@ -70,11 +88,13 @@ class Part(DownloadTask):
         super().__init__(run.manager, run.url, run.options)
         self.start, self.stop = start, stop
         self.run = run
-        self.span = Span(start, stop, run.content)
+        self.span = Span(start, stop + SEAM if run.size is None else min(stop + SEAM, run.size), run.content)
         self.target = self.piece = Piece(run.room, run.spare)
         self.limit = run.limit
         self.twin: Part | None = None
         """The second request for the same bytes."""
+        self.alone = False
+        """There was one, and the server would not."""
         self.begun = monotonic()
         self.answered = self.complete = False
         self.refused: FastidmError | None = None
@@ -85,6 +105,12 @@ class Part(DownloadTask):
     def running(self) -> bool:
         """Whether something is still to be heard of it."""
         return not (self.complete or self.refused or self.failure)
+
+    @property
+    def seam(self) -> bytes:
+        """The first bytes of the next piece; of one that is complete."""
+        memory, size = self.piece.memory, self.run.size
+        return b"" if memory is None else bytes(memory[self.stop - self.start : min(self.span.stop, size or 0) - self.start])
 
     def heard(self, event: Event) -> None:
         super().heard(event)
@@ -120,12 +146,13 @@ class Run:
             connections=1,
         )  # fmt: skip
         self.limit = Limit(options.limit_rate)
-        self.room = max(FIRST, min(LARGEST, MEMORY * 2 // (3 * options.connections) // FIRST * FIRST))
+        self.room = max(FIRST, min(LARGEST, MEMORY * 2 // (3 * options.connections) // FIRST * FIRST)) + SEAM
         self.spare: list[bytearray] = []
         self.parts: deque[Part] = deque()
         """Those that have begun and were not taken yet, in the order of the file."""
         self._next = start
-        self._length = min(first, self.room)
+        self._largest = self.room - SEAM
+        self._length = min(first, self._largest)
         self._window = MEMORY // self.room
         self._start = start
         self._reach: float = float("inf") if eager else start + self._length
@@ -136,6 +163,10 @@ class Run:
         """Seconds that pieces take."""
         self._changed = Condition()
         self._ended = False
+        self._taken: Part | None = None
+        """The one that is being read."""
+        self._seam = (-1, b"")
+        """Where the one that is being read ends, and what comes there."""
         self.peak = 0
         """The most pieces that were under way at the same time."""
         self.retries = 0
@@ -172,6 +203,7 @@ class Run:
 
     def opened(self) -> None:
         """Wait until the file is known. Raises what ends the first piece."""
+        self.check_process()
         with self._changed:
             while self.content is None:
                 self._check()
@@ -180,34 +212,45 @@ class Run:
     def take(self) -> Part | None:
         """The next piece, complete, or flowing; waits for it. None: that was all. It is to be given back with `done`.
 
-        Raises the error that ended it.
+        Raises the error that ended it; `IntegrityError` if it does not fit to the one before; RuntimeError once the manager is
+        closed.
         """
+        self.check_process()
         with self._changed:
             while True:
                 self._check()
                 if not self.parts:
+                    self._begin_more()
+                if not self.parts:
                     return None
                 part = self.parts[0]
                 if part.complete or part.piece.paced:
-                    return self.parts.popleft()
+                    self._compare(part)
+                    self._taken = self.parts.popleft()
+                    return part
                 self._changed.wait(self._help(part))
 
     def done(self, part: Part) -> None:
         """A piece was read."""
         part.piece.release()
         with self._changed:
+            self._taken = None
             # Who has read so much in order will perhaps read twice as much again.
             self._reach = max(self._reach, part.stop + 2 * (part.stop - self._start))
             self._begin_more()
 
     def skip(self, position: int) -> list[Part] | None:
         """The pieces before the one that byte `position` is in, which are the caller's then; None: it is in none."""
+        self.check_process()
         with self._changed:
-            if not any(part.start <= position < part.stop for part in self.parts):
+            if self._ended or not any(part.start <= position < part.stop for part in self.parts):
                 return None
             passed = []
             while self.parts[0].stop <= position:
-                passed.append(self.parts.popleft())
+                part = self.parts.popleft()
+                if part.complete:
+                    self._compare(part)
+                passed.append(part)
             self._begin_more()
             return passed
 
@@ -219,14 +262,15 @@ class Run:
             return parts
 
     def close(self) -> None:
-        """Stop all. Idempotent."""
-        with self._changed:
+        """Stop all, soon. Idempotent, and takes no lock."""
+        if not self._ended:
             self._ended = True
-            parts = list(self.parts)
-            self.parts.clear()
-            self._changed.notify_all()
-        for part in parts:
-            self.stop(part)
+            self.manager.call(self._stop_all)
+
+    def check_process(self) -> None:
+        """Raise RuntimeError in a forked child: what is waited for there never comes. Before any lock, as nobody may be left
+        to release it."""
+        self.manager.check_process()
 
     def stop(self, part: Part) -> None:
         """Nobody will read this piece."""
@@ -240,20 +284,31 @@ class Run:
 
     # ------------------------------------------------------------------ in the manager's thread
 
+    def _stop_all(self) -> None:
+        with self._changed:
+            parts = [*self.parts, *([self._taken] if self._taken is not None else ())]
+            self.parts.clear()
+            self._changed.notify_all()
+        for part in parts:
+            self.stop(part)
+
     def heard(self, part: Part, event: Event) -> None:
         """Something has happened to a piece."""
         with self._changed:
             if self._ended:
                 return
-            if isinstance(event, Started):
-                self._answered(part, event)
-            elif isinstance(event, Finished):
-                self._completed(part)
-            elif isinstance(event, Retrying):
-                self._troubled()
-            elif isinstance(event, Failed | Paused):
-                self._failed(part)
-            self._begin_more()
+            try:
+                if isinstance(event, Started):
+                    self._answered(part, event)
+                elif isinstance(event, Finished):
+                    self._completed(part)
+                elif isinstance(event, Retrying):
+                    self._troubled()
+                elif isinstance(event, Failed | Paused):
+                    self._failed(part)
+                self._begin_more()
+            except RuntimeError:
+                pass  # the manager is being closed; `take` says so
             self._give_up()
             self._changed.notify_all()
 
@@ -283,21 +338,22 @@ class Run:
             part.twin = None
         seconds = monotonic() - part.begun
         self._usual = seconds if self._usual == 0 else 0.75 * self._usual + 0.25 * seconds
-        fits = int((part.stop - part.start) * PIECE_SECONDS / seconds) if seconds > 0 else self.room
-        self._length = min(self.room, max(self._length, min(2 * self._length, fits)))
+        fits = int((part.stop - part.start) * PIECE_SECONDS / seconds) if seconds > 0 else self._largest
+        self._length = min(self._largest, max(self._length, min(2 * self._length, fits)))
         self._smooth += 1
         if self._smooth >= RECOVERY and self._allowed < self.wanted:
             self._allowed, self._smooth = self._allowed + 1, 0
         for refused in [other for other in self.parts if other.refused]:
             if self._running() < self._allowed:
-                self._replace(refused, again := Part(self, refused.start, refused.stop))
-                refused.piece.release()
+                again = Part(self, refused.start, refused.stop)
                 again.begin()
+                self._replace(refused, again)
+                refused.piece.release()
 
     def _troubled(self) -> None:
         """The server refuses one, or a connection broke: no more at a time than it serves now."""
         self.retries += 1
-        served = sum(1 for part in self.parts if part.answered and not part.complete)
+        served = sum(1 for part in self.parts if part.answered and part.running)
         self._allowed, self._smooth = max(1, min(self._allowed, served)), 0
 
     def _failed(self, part: Part) -> None:
@@ -305,7 +361,7 @@ class Run:
         if part not in self.parts and not part.piece.paced:
             for other in self.parts:
                 if other.twin is part:  # the other one may still come
-                    other.twin = None
+                    other.twin, other.alone = None, True
                     self.stop(part)
             return
         if part.twin is not None:
@@ -313,8 +369,9 @@ class Run:
             part.twin = None
             self.stop(part)
             return
-        if isinstance(error, BusyError | NetworkError) and part in self.parts:
+        if isinstance(error, REFUSALS) and part in self.parts:
             part.refused = error
+            self._troubled()
         else:
             part.failure = error
 
@@ -342,9 +399,9 @@ class Run:
         running = self._running()
         while self._next < min(end, self._reach) and running < self._allowed and len(self.parts) < self._window:
             part = Part(self, self._next, min(self._next + self._length, end))
+            self._begin(part)
             self._next = part.stop
             running += 1
-            self._begin(part)
 
     def _running(self) -> int:
         return sum(1 for part in self.parts if part.running)
@@ -354,7 +411,7 @@ class Run:
 
     def _help(self, head: Part) -> float | None:
         """The reader waits for `head`: ask for it a second time if that takes too long. Seconds until it does; None: never."""
-        if head.twin is not None or head.refused or self.content is None or self.wanted == 1 or self.limit:
+        if head.twin is not None or head.alone or head.refused or self.content is None or self.wanted == 1 or self.limit:
             return None
         left = head.begun + (max(PATIENCE, SLOW * self._usual) if self._usual else UNKNOWING) - monotonic()
         if left > 0:
@@ -364,9 +421,17 @@ class Run:
         return None
 
     def _begin(self, part: Part) -> None:
+        part.begin()  # raises RuntimeError once the manager is closed: there is no such part then
         self.parts.append(part)
         self.peak = max(self.peak, self._running())
-        part.begin()
+
+    def _compare(self, part: Part) -> None:
+        """That a piece begins with what the one before it has said."""
+        at, seam = self._seam
+        memory = part.piece.memory
+        if memory is not None and at == part.start and seam != memory[: len(seam)]:
+            raise IntegrityError("the parts do not fit together", "the remote file has changed: try again")
+        self._seam = part.stop, part.seam
 
     def _check(self) -> None:
         if self._ended:
@@ -385,7 +450,9 @@ class InOrder(io.RawIOBase):
         """Of the present piece, what was not read yet."""
         self._flow = memoryview(b"")
         self._checksum = checksum
+        self._failure: IntegrityError | None = None
         self._digest: Any = None
+        self._came = 0
         if checksum is not None:
             from hashlib import new
 
@@ -419,10 +486,7 @@ class InOrder(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            part, self._part = self._part, None
-            self._view = memoryview(b"")
-            if part is not None:
-                self.run.stop(part)
+            self._part, self._view = None, memoryview(b"")
             self.run.close()
         super().close()
 
@@ -430,6 +494,9 @@ class InOrder(io.RawIOBase):
         """Have something in `_view`; waits for it. False: that was all."""
         if self.closed:
             raise ValueError("I/O operation on closed file")
+        if self._failure is not None:
+            raise self._failure
+        self.run.check_process()
         while not self._view:
             part = self._part
             if part is None:
@@ -447,8 +514,11 @@ class InOrder(io.RawIOBase):
                     part.wait()  # raises what has ended it
                 self._part = None
                 self.run.done(part)
+            self._came += len(self._view)
             if self._view and self._digest is not None:
                 self._digest.update(self._view)
+                if self._came == self.run.size:
+                    self._verify()  # before the last bytes are given out: nobody need look whether there are more
         return True
 
     def _take_flow(self, part: Part) -> int:
@@ -463,7 +533,8 @@ class InOrder(io.RawIOBase):
         algorithm, expected = self._checksum
         if (got := digest.hexdigest()) != expected.lower():
             what = f"the stream has the {algorithm} checksum {got}, expected was {expected}"
-            raise IntegrityError(what, "what was read is not to be used")
+            self._failure = IntegrityError(what, "what was read is not to be used")
+            raise self._failure
 
 
 class Anywhere(io.RawIOBase):
@@ -596,6 +667,11 @@ class Stream(io.BufferedReader):
     def __init__(self, raw: InOrder) -> None:
         super().__init__(raw, BUFFER)
 
+    def close(self) -> None:
+        """Stop the download; who waits in a read of another thread gets ValueError."""
+        self.raw.run.close()  # before the lock that such a read has
+        super().close()
+
     @property
     def size(self) -> int | None:
         """Bytes of the whole file; None: the server does not say."""
@@ -630,6 +706,11 @@ class RemoteFile(io.BufferedReader):
 
     def __init__(self, raw: Anywhere) -> None:
         super().__init__(raw, LOOK)
+
+    def close(self) -> None:
+        """Stop what is under way; who waits in a read of another thread gets ValueError."""
+        self.raw._run.close()
+        super().close()
 
     @property
     def size(self) -> int:

@@ -139,6 +139,9 @@ class Nameless:
         if fd >= 0:
             os.close(fd)
 
+    def __del__(self) -> None:
+        self.discard()
+
     def checkpoint(self, rows: bytes) -> None:
         raise AssertionError("nothing survives")
 
