@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -185,8 +186,9 @@ def _run(task: DownloadTask, on_progress: Callable[[Progress], object] | None) -
                 on_progress(event)
         return task.wait()
     except BaseException:
-        task.pause()
-        task.settled(STOP_SECONDS)
+        if task._manager.usable:
+            task.pause()
+            task.settled(STOP_SECONDS)
         raise
 
 
@@ -200,8 +202,12 @@ async def _arun(task: DownloadTask, on_progress: Callable[[Progress], object] | 
                     on_progress(event)
         await _settled(task)
     except BaseException:
-        task.pause()
-        await _settled(task)
+        if task._manager.usable:
+            import asyncio
+
+            task.pause()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(_settled(task), STOP_SECONDS)  # a disk that is stuck does not hold up the loop's end
         raise
     return task.wait()
 

@@ -73,8 +73,11 @@ class Background:
     def _one_more(self) -> None:
         self._count()
         if self._threads < min(self._pending, MOST):
+            try:
+                Thread(target=self._work, name="fastidm-disk", daemon=True).start()
+            except RuntimeError:
+                return  # the process may have no more threads now: `deliver` tries again
             self._threads += 1
-            Thread(target=self._work, name="fastidm-disk", daemon=True).start()
 
     def _count(self) -> None:
         while self._retired:

@@ -7,6 +7,7 @@ comes through `call`, everything that may block leaves through `Background`.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -123,9 +124,15 @@ class Engine:
         self._transfers.wake()
 
     def do_calls(self) -> None:
-        """Do what `call` was given. In the engine's thread only."""
+        """Do what `call` was given; a defect of one is told as that of a thread would be, and ends no other. In the engine's
+        thread only."""
         while self._calls:
-            self._calls.popleft()()
+            try:
+                self._calls.popleft()()
+            except Exception as error:
+                threading.excepthook(
+                    threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
+                )
 
     def pause_all(self) -> None:
         """Stop every task and keep what it has; `run` returns within `GRACE`. In the engine's thread only."""
@@ -162,10 +169,10 @@ class Engine:
     def close(self) -> None:
         """End what is left and give everything back. Idempotent."""
         self.pause_all()
-        while self._tasks and self._background.pending and (left := self._stop_at - monotonic()) > 0:
+        while self._background.pending and (left := self._stop_at - monotonic()) > 0:
             self._transfers.wait(left)
             self._background.deliver()
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.abandon()
         self._tasks.clear()
         self._young.clear()
@@ -174,7 +181,7 @@ class Engine:
 
     def _timeout(self, next_tick: float) -> float:
         if not self._tasks:
-            return NOTHING_TO_DO
+            return TICK if self._background.pending else NOTHING_TO_DO
         now = monotonic()
         waits = [wait for task in self._throttled if not task.ended and (wait := task.throttle(now)) is not None]
         if self._young:

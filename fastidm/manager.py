@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from fastidm.core.segments import FIELDS
-from fastidm.errors import FastidmError, error_of
+from fastidm.errors import FastidmError, UsageError, error_of
 from fastidm.events import DownloadStatus, Event, Failed, Finished, Paused, Result, Started
 from fastidm.listening import LAST, Events, Mailbox
-from fastidm.options import MAX_DOWNLOADS, Options, check_url, options_from
+from fastidm.options import MAX_DOWNLOADS, MOST, Options, check_url, options_from
 from fastidm.queue import Queue, Task
 
 if TYPE_CHECKING:
@@ -125,24 +125,35 @@ class DownloadTask(Task):
 
     def pause(self) -> None:
         """Stop; everything received is kept, and `resume` goes on. Returns at once."""
-        self._manager._note(self, state="paused")
-        self._manager._do(lambda queue: queue.pause(self))
+
+        def pause(queue: Queue) -> None:
+            if self.status in (DownloadStatus.PENDING, DownloadStatus.DOWNLOADING):
+                self._manager._note(self, state="paused")
+            queue.pause(self)
+
+        self._manager._do(pause)
 
     def resume(self) -> None:
         """Go on after a pause, or try again after a failure. Returns at once."""
-        self._manager._note(self, state="wanted", exit_code=None)
-        self._change(lambda queue: queue.put(self))
+
+        def resume(queue: Queue) -> None:
+            self._manager._note(self, state="wanted", exit_code=None)
+            queue.put(self)
+
+        self._change(resume)
 
     def cancel(self, delete: bool = False) -> None:
         """End it for good: its status becomes FAILED. Returns at once.
 
         `delete`: what was received is removed. A finished file is not.
         """
+        self._manager._forget_saved(self)
         self._change(lambda queue: queue.cancel(self, delete))
 
-    def set_limit(self, rate: int | None) -> None:
-        """Receive at most `rate` bytes per second; None: as fast as can be."""
-        self._manager._do(lambda queue: queue.set_limit(rate, self))
+    def set_limit(self, rate: int | str | None) -> None:
+        """Receive at most `rate` bytes per second (or "2M"); None: as fast as can be. Raises `UsageError`."""
+        limit = options_from(limit_rate=rate).limit_rate
+        self._manager._do(lambda queue: queue.set_limit(limit, self))
 
     def wait(self, timeout: float | None = None) -> Result:
         """Wait until the file is complete and return what came of it.
@@ -163,6 +174,7 @@ class DownloadTask(Task):
 
     def settled(self, timeout: float | None = None) -> bool:
         """Wait until it is completed, failed or paused; False if it is not after `timeout` seconds."""
+        self._manager.check_process()
         flag = Flag()
         self.when_settled(flag.set)
         try:
@@ -186,6 +198,7 @@ class DownloadTask(Task):
 
         For a slow reader older `Progress` events are left out. A task that has ended gives none.
         """
+        self._manager.check_process()
         mailbox = Mailbox()
         with self._lock:
             if self._is_over():
@@ -348,6 +361,8 @@ class DownloadManager:
     ) -> DownloadTask:
         """As `add`, but it waits for its `begin`: for those who listen to it from its first event on."""
         check_url(url)
+        if type(priority) is not int or not -MOST <= priority <= MOST:
+            raise UsageError(f"priority must be a whole number of at most {MOST}, not {priority!r}")
         return DownloadTask(self, url, _from_the_root(options_from(path, **options)), priority, on_event)
 
     @property
@@ -371,9 +386,11 @@ class DownloadManager:
         until = None if timeout is None else monotonic() + timeout
         return all(task.settled(None if until is None else max(0.0, until - monotonic())) for task in self.tasks)
 
-    def set_limit(self, rate: int | None) -> None:
-        """Let all tasks together receive at most `rate` bytes per second; None: as fast as can be."""
-        self._do(lambda queue: queue.set_limit(rate))
+    def set_limit(self, rate: int | str | None) -> None:
+        """Let all tasks together receive at most `rate` bytes per second (or "2M"); None: as fast as can be. Raises
+        `UsageError`."""
+        limit = options_from(limit_rate=rate).limit_rate
+        self._do(lambda queue: queue.set_limit(limit))
 
     def close(self) -> None:
         """Pause what still runs and give everything back; takes about a second at most. Idempotent.
@@ -386,14 +403,14 @@ class DownloadManager:
             raise RuntimeError("a callback cannot close its manager")
         with self._lock:
             self._closing = True
-            thread, mailbox = self._thread, self._mailbox
+            thread = self._thread
         if thread is None:
             self._queue.close()
         else:
             self._queue.stop()
             thread.join(STOP_SECONDS)
-        if mailbox is not None:
-            mailbox.close()
+        if self._mailbox is not None:  # that thread may have made it just now
+            self._mailbox.close()
         if self._file is not None:
             self._file.close()
 
@@ -410,13 +427,16 @@ class DownloadManager:
     # ------------------------------------------------------------------ between the threads
 
     def _do(self, wish: Callable[[Queue], object]) -> None:
-        """Have `wish` done in the queue's thread. Raises RuntimeError once closed, and in a forked child."""
+        """Have `wish` done in the queue's thread. Raises RuntimeError once closed, in a forked child, and where that thread
+        cannot be had."""
+        self.check_process()  # before the lock: in a child there may be nobody to release it
         with self._lock:
             self._check_usable()
-            self._queue.call(lambda: wish(self._queue))
             if self._thread is None:
-                self._thread = Thread(target=self._work, name="fastidm", daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._work, name="fastidm", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._queue.call(lambda: wish(self._queue))
 
     def _check_usable(self) -> None:
         self._queue.check_process()
@@ -442,7 +462,7 @@ class DownloadManager:
         for saved in file.saved:
             options = saved.options
             if saved.path is not None:
-                options = replace(options, output=saved.path, rename=False)
+                options = replace(options, output=saved.path, rename=False, restart=False)
             task = DownloadTask(self, saved.url, options, saved.priority)
             task._saved = saved.id
             if saved.state == "wanted":
@@ -459,12 +479,16 @@ class DownloadManager:
         if self._file is not None and task._saved and not self._closing:
             self._file.note(task._saved, **changes)
 
+    def _forget_saved(self, task: DownloadTask) -> None:
+        if self._file is not None and task._saved:
+            self._file.forget(task._saved)
+
     def _remember(self, task: DownloadTask, event: Event) -> None:
         """In the queue's thread: keep what has become of a task. What `close` pauses is wanted all the same."""
         if self._file is None or not task._saved:
             return
         if isinstance(event, Finished) or task._cancelled:
-            self._file.forget(task._saved)
+            self._forget_saved(task)
         elif isinstance(event, Started):
             self._file.note(task._saved, path=event.path)
         elif isinstance(event, Failed):
@@ -477,6 +501,7 @@ class DownloadManager:
         try:
             self._queue.serve()
         finally:
+            self._closing = True  # whatever has ended it: nobody is to wait for this thread
             self._queue.close()
 
     def _heard(self, task: DownloadTask, event: Event, over: bool) -> None:
@@ -501,10 +526,10 @@ class DownloadManager:
                     self._on_event(task, event)
                 if task._on_event is not None:
                     task._on_event(event)
-            except Exception as error:
+            except BaseException as error:  # also sys.exit, which would silently end all callbacks
                 self._blame(task, error)
 
-    def _blame(self, task: DownloadTask, error: Exception) -> None:
+    def _blame(self, task: DownloadTask, error: BaseException) -> None:
         failure = FastidmError(f"a callback raised {type(error).__name__}: {error}", "everything received is kept")
         failure.__cause__ = error
         try:

@@ -168,9 +168,10 @@ class Queue:
             self._start_more()
 
     def _put(self, task: Task) -> None:
-        if task.path and task._end is not None:
+        if task.path and (task._end is not None or task._running is not None):
             # It goes on under the name that it has got; to look for a free one again would find the next.
             task.options = replace(task.options, output=task.path, rename=False, restart=False)
+            task._running = None
         task._end, task._stopped, task._queued = None, False, True
         if self._waiting and self._waiting[-1].priority < task.priority:
             insort(self._waiting, task, key=lambda other: -other.priority)
@@ -266,7 +267,10 @@ class Queue:
             return
         if self._driven:
             raise RuntimeError("this queue is running: stop it first")
-        self._closed = True
+        if not self._closed:
+            self._closed = self._stopping = True
+            self._engine.do_calls()  # those that nobody has come to do
+            self._stop()
         self._engine.close()
 
     def check_open(self) -> None:
@@ -353,12 +357,15 @@ class Queue:
             return
         if isinstance(event, Finished):
             task.result = event
-        task._ended()
         self._active.pop(task, None)
         if task._again and isinstance(event, Paused):
             task._again = False
-            self._put(task)
-        elif task._cancelled and not isinstance(event, Finished):
+            self._put(task)  # without an end in between, which somebody might take for one
+            self._share()
+            self._start_more()
+            return
+        task._ended()
+        if task._cancelled and not isinstance(event, Finished):
             self._end_cancelled(task)
         else:
             self._tell(task, event)

@@ -241,8 +241,11 @@ class RunningTask:
         self.perform(now)
 
     def abandon(self) -> None:
-        """The engine ends while a disk job is still at work: that job closes the files when it is done."""
+        """The engine ends while a disk job is still at work: that job closes the files, and nobody waits for it."""
         self._abandoned = True
+        if not self.ended:
+            self.ended = True
+            self._tell(Paused(self._shown_url, self.path, self.machine.received))
 
     @contained
     def tick(self, now: float) -> None:

@@ -18,10 +18,11 @@ import uvloop
 import fastidm
 from fastidm import Options, Progress
 from fastidm.errors import ExistsError, NotFoundError, UsageError
+from fastidm.storage.target import Target
 from tests.support.command import environment
 from tests.support.content import content
 from tests.support.oddserver import File, Gate, Habit, OddServer
-from tests.support.servers import Nginx
+from tests.support.servers import Nginx, wait_until
 
 MIB = 1 << 20
 Serve = Callable[[Habit], OddServer]
@@ -238,3 +239,32 @@ assert os.waitpid(pid, 0)[1] == 0
     assert (said, complaint, process.returncode) == ("", "", 0)
     for n in range(2):
         assert (tmp_path / f"fork-{n}.bin").read_bytes() == content(300_000, seed=n)
+
+
+@pytest.mark.timeout(30)
+def test_a_disk_that_is_stuck_does_not_hold_up_who_cancels(
+    tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastidm.api.STOP_SECONDS", 0.1)
+    go_on, at_work, finish = threading.Event(), threading.Event(), Target.finish
+
+    def stuck(self: Target, *rest: Any) -> None:
+        at_work.set()
+        go_on.wait(20)
+        finish(self, *rest)
+
+    monkeypatch.setattr(Target, "finish", stuck)
+
+    async def main() -> None:
+        download = asyncio.create_task(fastidm.adownload(nginx.add("stuck.bin", content(4 << 20)), dir=tmp_path))
+        await asyncio.to_thread(at_work.wait, 10)
+        download.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await download
+        assert not go_on.is_set()
+
+    try:
+        asyncio.run(main())
+    finally:
+        go_on.set()
+    wait_until(lambda: (tmp_path / "stuck.bin").exists() or (tmp_path / "stuck.bin.part").exists(), "the disk")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastidm import DownloadManager, DownloadStatus, DownloadTask
 from fastidm.errors import FastidmError, InterruptedDownload, NotFoundError, UsageError
 from fastidm.events import Event, Failed, Finished, Paused, Progress, Started
+from fastidm.queue import Queue
+from fastidm.storage.target import Target
 from tests.support.content import content
 from tests.support.oddserver import Exchange, File, Gate, Habit, OddServer
 from tests.support.servers import Nginx, wait_until
@@ -442,3 +447,175 @@ def test_a_failure_is_told_as_an_event(tmp_path: Path, nginx: Nginx) -> None:
         found = list(events)
     assert isinstance(found[-1], Failed)
     assert found[-1].error == "not_found"
+
+
+# ---------------------------------------------------------------------- what must not hang
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("rate", ["x", 0, -1, 1.5, b"2M"])
+def test_a_limit_that_cannot_be_is_said_to_who_sets_it_and_harms_nobody(rate: Any, tmp_path: Path, nginx: Nginx) -> None:
+    with DownloadManager() as manager:
+        task = manager.add(nginx.add("limit.bin", DATA), dir=tmp_path)
+        for call in (manager.set_limit, task.set_limit):
+            with pytest.raises(UsageError):
+                call(rate)
+        manager.set_limit("1G")
+        assert task.wait(20).size == len(DATA)
+
+
+@pytest.mark.parametrize("priority", ["1", 1.0, 1 << 70, None])
+def test_a_priority_that_cannot_be_is_said_to_who_gives_it(priority: Any, tmp_path: Path) -> None:
+    with DownloadManager() as manager, pytest.raises(UsageError, match="priority"):
+        manager.add("http://127.0.0.1:1/x", dir=tmp_path, priority=priority)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("module", ["manager", "background"])
+def test_a_thread_that_cannot_be_had_at_first_is_asked_for_again(
+    module: str, tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = iter((True,))
+
+    class Refusing(threading.Thread):
+        def start(self) -> None:
+            if next(refusals, False):
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(f"fastidm.{module}.Thread", Refusing)
+    url = nginx.add("thread.bin", DATA)
+    with DownloadManager() as manager:
+        if module == "manager":
+            with pytest.raises(RuntimeError, match="can't start"):
+                manager.add(url, dir=tmp_path)
+            assert manager.tasks == ()
+        assert manager.add(url, dir=tmp_path).wait(20).size == len(DATA)
+
+
+@pytest.mark.timeout(30)
+def test_a_defect_in_the_queues_thread_is_told_and_ends_no_other_task(
+    tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    with DownloadManager() as manager:
+        manager._do(lambda queue: 1 // 0)
+        assert manager.add(nginx.add("defect.bin", DATA), dir=tmp_path).wait(20).size == len(DATA)
+    assert len(told) == 1
+
+
+@pytest.mark.timeout(30)
+def test_closing_tells_who_waits_while_the_disk_is_at_work(
+    tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, at_work, finish = threading.Event(), threading.Event(), Target.finish
+
+    def slow(self: Target, *rest: Any) -> None:
+        at_work.set()
+        go_on.wait(20)
+        finish(self, *rest)
+
+    monkeypatch.setattr(Target, "finish", slow)
+    manager = DownloadManager()
+    task = manager.add(nginx.add("slow-disk.bin", DATA), dir=tmp_path)
+    events = task.events()
+    assert at_work.wait(10)
+    try:
+        manager.close()
+        with pytest.raises(InterruptedDownload):
+            task.wait(10)
+        assert [event.kind for event in events][-1] == "pause"
+    finally:
+        go_on.set()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("pause_before", [True, False])
+def test_what_was_cancelled_does_not_come_back(pause_before: bool, tmp_path: Path, odd: Serve) -> None:
+    manager = DownloadManager(state_dir=tmp_path / "state")
+    task = manager.add(odd(Gate(File(content(30 * MIB)), 10 * MIB)).url + "/gone.bin", dir=tmp_path)
+    half(task)
+    if pause_before:
+        task.pause()
+        assert task.settled(10)
+    task.cancel(delete=True)
+    manager.close()
+    with pytest.raises(InterruptedDownload):
+        task.wait(10)
+    with DownloadManager(state_dir=tmp_path / "state") as following:
+        assert following.tasks == ()
+
+
+@pytest.mark.timeout(60)
+def test_a_resume_is_no_end_in_between(tmp_path: Path, odd: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = Queue._put
+
+    def slow(self: Queue, task: Any) -> None:
+        threading.Event().wait(0.02)
+        put(self, task)
+
+    monkeypatch.setattr(Queue, "_put", slow)
+    gate = Gate(File(DATA), 2 * MIB)
+    with DownloadManager() as manager:
+        task = manager.add(odd(gate).url + "/again.bin", dir=tmp_path)
+        half(task)
+        for _ in range(5):
+            task.pause()
+            task.resume()
+            assert not task.settled(0.05)
+        gate.open()
+        task.wait(20)
+    assert (tmp_path / "again.bin").read_bytes() == DATA
+
+
+def test_no_thread_for_callbacks_is_left(tmp_path: Path, nginx: Nginx) -> None:
+    def callers() -> int:
+        return sum(thread.name == "fastidm-callbacks" for thread in threading.enumerate())
+
+    before, url = callers(), nginx.add("callers.bin", DATA)
+    for number in range(20):
+        manager = DownloadManager(lambda task, event: None)
+        manager.add(url, tmp_path / str(number))
+        manager.close()
+    wait_until(lambda: callers() == before, "the end of their threads")
+
+
+@pytest.mark.timeout(30)
+def test_a_callback_that_wants_to_end_the_program_fails_its_task_and_no_other(tmp_path: Path, nginx: Nginx) -> None:
+    heard: list[str] = []
+
+    def on_event(task: DownloadTask, event: Event) -> None:
+        heard.append(event.kind)
+        if task.url.endswith("exits.bin"):
+            raise SystemExit("no")
+
+    with DownloadManager(on_event) as manager:
+        bad = manager.add(nginx.add("exits.bin", DATA), dir=tmp_path)
+        wait_until(lambda: heard, "its callback")
+        assert manager.add(nginx.add("stays.bin", DATA), dir=tmp_path).wait(20).size == len(DATA)
+        assert bad.settled(10)
+        wait_until(lambda: "done" in heard, "the others' callbacks")
+
+
+def test_a_forked_child_waits_for_nothing_of_its_parent(tmp_path: Path, odd: Serve) -> None:
+    program = (
+        "import os, signal, sys, fastidm\n"
+        "manager = fastidm.DownloadManager()\n"
+        "task = manager.add(sys.argv[1], sys.argv[2])\n"
+        "if os.fork() == 0:\n"
+        "    signal.alarm(10)\n"
+        "    for call in (task.wait, task.events, manager.wait_all, task.pause, lambda: manager.set_limit(1)):\n"
+        "        try:\n"
+        "            call()\n"
+        "        except RuntimeError as error:\n"
+        "            print(error, flush=True)\n"
+        "    os._exit(0)\n"
+        "assert os.wait()[1] == 0\n"
+        "manager.close()\n"
+    )
+    url = odd(Gate(File(DATA), 2 * MIB)).url + "/forked.bin"
+    arguments = [sys.executable, "-c", program, url, str(tmp_path / "forked.bin")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("belongs to the process that made it") == 5

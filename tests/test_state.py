@@ -152,6 +152,28 @@ def test_what_add_has_returned_from_is_found_by_the_next(tmp_path: Path) -> None
     last.close()
 
 
+def test_to_pause_all_takes_no_failed_task_for_a_paused_one(nginx: Nginx, tmp_path: Path) -> None:
+    with DownloadManager(state_dir=tmp_path / "state") as manager:
+        task = manager.add(nginx.url + "/none", dir=tmp_path)
+        task.settled(10)
+        manager.pause_all()
+    with DownloadManager(state_dir=tmp_path / "state") as manager:
+        assert [task.status for task in manager.tasks] == [DownloadStatus.FAILED]
+        assert isinstance(manager.tasks[0].error, NotFoundError)
+
+
+def test_what_was_to_begin_anew_has_done_so(odd: Serve, tmp_path: Path) -> None:
+    valve = Valve(File(content(30 * MIB)), allowed=20 * MIB)
+    url = odd(valve).url + "/anew.bin"
+    manager = DownloadManager(state_dir=tmp_path / "state")
+    task = manager.add(url, dir=tmp_path, restart=True)
+    wait_until(lambda: task.progress.received >= 10 * MIB, "some of it")
+    manager.close()
+    valve.let(float("inf"))
+    with DownloadManager(state_dir=tmp_path / "state") as manager:
+        assert manager.tasks[0].wait(20).resumed >= 10 * MIB
+
+
 @pytest.mark.timeout(20)
 def test_a_closed_queue_takes_nothing_more(tmp_path: Path) -> None:
     manager = DownloadManager(state_dir=tmp_path / "state")
