@@ -22,7 +22,7 @@ from fastidm.storage.target import Target
 from tests.support.command import environment
 from tests.support.content import content
 from tests.support.oddserver import File, Gate, Habit, OddServer
-from tests.support.servers import Nginx, wait_until
+from tests.support.servers import Nginx
 
 MIB = 1 << 20
 Serve = Callable[[Habit], OddServer]
@@ -246,12 +246,13 @@ def test_a_disk_that_is_stuck_does_not_hold_up_who_cancels(
     tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastidm.api.STOP_SECONDS", 0.1)
-    go_on, at_work, finish = threading.Event(), threading.Event(), Target.finish
+    go_on, at_work, done, finish = threading.Event(), threading.Event(), threading.Event(), Target.finish
 
     def stuck(self: Target, *rest: Any) -> None:
         at_work.set()
-        go_on.wait(20)
+        go_on.wait(10)
         finish(self, *rest)
+        done.set()
 
     monkeypatch.setattr(Target, "finish", stuck)
 
@@ -261,10 +262,10 @@ def test_a_disk_that_is_stuck_does_not_hold_up_who_cancels(
         download.cancel()
         with pytest.raises(asyncio.CancelledError):
             await download
-        assert not go_on.is_set()
+        assert not done.is_set()
 
     try:
         asyncio.run(main())
     finally:
         go_on.set()
-    wait_until(lambda: (tmp_path / "stuck.bin").exists() or (tmp_path / "stuck.bin.part").exists(), "the disk")
+    assert done.wait(10)

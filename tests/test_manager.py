@@ -16,7 +16,6 @@ import pytest
 from fastidm import DownloadManager, DownloadStatus, DownloadTask
 from fastidm.errors import FastidmError, InterruptedDownload, NotFoundError, UsageError
 from fastidm.events import Event, Failed, Finished, Paused, Progress, Started
-from fastidm.queue import Queue
 from fastidm.storage.target import Target
 from tests.support.content import content
 from tests.support.oddserver import Exchange, File, Gate, Habit, OddServer
@@ -545,28 +544,6 @@ def test_what_was_cancelled_does_not_come_back(pause_before: bool, tmp_path: Pat
         task.wait(10)
     with DownloadManager(state_dir=tmp_path / "state") as following:
         assert following.tasks == ()
-
-
-@pytest.mark.timeout(60)
-def test_a_resume_is_no_end_in_between(tmp_path: Path, odd: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    put = Queue._put
-
-    def slow(self: Queue, task: Any) -> None:
-        threading.Event().wait(0.02)
-        put(self, task)
-
-    monkeypatch.setattr(Queue, "_put", slow)
-    gate = Gate(File(DATA), 2 * MIB)
-    with DownloadManager() as manager:
-        task = manager.add(odd(gate).url + "/again.bin", dir=tmp_path)
-        half(task)
-        for _ in range(5):
-            task.pause()
-            task.resume()
-            assert not task.settled(0.05)
-        gate.open()
-        task.wait(20)
-    assert (tmp_path / "again.bin").read_bytes() == DATA
 
 
 def test_no_thread_for_callbacks_is_left(tmp_path: Path, nginx: Nginx) -> None:
