@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec.asyn
 import pytest
 
 from fastidm.api import shared_manager
+from fastidm.integrations.fsspec import FastidmHTTPFileSystem
 from tests.reliability import rows_local, rows_network
 from tests.reliability.faultserver import FaultServer
 
@@ -44,7 +46,10 @@ def own_mounts() -> None:
     private = ["mount", "--make-rprivate", "/"]
     if os.geteuid() or libc.unshare(CLONE_NEWNS) or subprocess.run(private, capture_output=True).returncode:
         pytest.skip("may not have mounts of its own here")
-    shared_manager().close()  # its thread was outside; the next one is in here
+    # Threads that were there before are outside, and see neither the mounts nor where this one changes its folder to.
+    shared_manager().close()
+    fsspec.asyn.reset_after_fork()
+    FastidmHTTPFileSystem.clear_instance_cache()
 
 
 @pytest.fixture
