@@ -24,7 +24,7 @@ def rebuild(recorder: Recorder, disk: Disk, left: Survivor, *, data: bool) -> di
         if os.path.lexists(entry.path):  # both were names of one file: then rename(2) does nothing
             os.unlink(entry.path)
     held = {}
-    for name, inode in left.names.items():
+    for name, inode in sorted(left.names.items()):
         path = recorder.folder / name
         elsewhere = recorder.path_of(inode)
         if elsewhere.startswith(str(recorder.side)):

@@ -71,7 +71,7 @@ class AnyHistory(RuleBasedStateMachine):
         self._generation.enter_context(boot(b"boot %11d" % self._boots))
         self.recorder = self._generation.enter_context(Recorder(self.folder, self.side, stores=False))
         self.disk, self._applied = Disk(), 0
-        for name in os.listdir(self.folder):
+        for name in sorted(os.listdir(self.folder)):  # whatever order the file system has them in
             path = self.folder / name
             inode = self.recorder.adopt(path, DATA)
             image = path.read_bytes() if name == JOURNAL else b""
