@@ -11,9 +11,9 @@ DATE_2 = "modified@2=Mon,+07+Nov+1994+08:49:37+GMT"
 UNFIT = (Run(15, "N"),)
 RIGHT_SUM = ("--checksum", "sha256:" + sha256(content(4 << 20, 1)))
 
-CALM = "size=8M&slow=1&crawl=16M"
+CALM = "size=8M&slow=1&crawl=8M"
 """The first answer is no faster than the client reads: what lies in the kernel counts as sent."""
-LATER = "size=16M&slow=1&crawl=16M&beyond=1"
+LATER = "size=16M&slow=1&crawl=8M&beyond=1"
 """The same, and the fault meets all requests but the first."""
 
 FIRST = Run(6, "P", options=("--retries", "0"))
