@@ -614,13 +614,13 @@ class Anywhere(io.RawIOBase):
             if start <= position < start + len(data):
                 self._seen.move_to_end(start)
                 return start, data
-        passed = self._run.skip(position)
-        if passed is None:
-            self._leave()
-            self._run = self._start(position // LOOK * LOOK, self.content)
-        for part in passed or ():
-            self._pass(part)
         try:
+            passed = self._run.skip(position)
+            if passed is None:
+                self._leave()
+                self._run = self._start(position // LOOK * LOOK, self.content)
+            for part in passed or ():
+                self._pass(part)
             here = self._run.take()
         except FastidmError:
             self._run.close()  # the next look begins anew
