@@ -553,7 +553,8 @@ def test_a_zip_archive_is_listed_and_one_member_read_without_fetching_the_rest(o
         listed = sum(exchange.sent for exchange in server.exchanges)
         assert listed <= 256 * KIB
         assert archive.read("40.bin") == content(MIB, seed=40)
-    assert sum(exchange.sent for exchange in server.exchanges) <= 4 * MIB
+    # The member, what was read ahead, and on a busy machine pieces that were asked for twice; 64 MiB are the whole.
+    assert sum(exchange.sent for exchange in server.exchanges) <= 8 * MIB
 
 
 def test_reading_on_becomes_as_wide_as_a_download(odd: Serve) -> None:
