@@ -220,7 +220,7 @@ class Run:
             while True:
                 self._check()
                 if not self.parts:
-                    self._begin_more()
+                    self._begin_more()  # a manager that is being closed is no end of the file: then this raises
                 if not self.parts:
                     return None
                 part = self.parts[0]

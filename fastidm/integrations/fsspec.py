@@ -27,6 +27,7 @@ from fastidm.options import header_lines
 if TYPE_CHECKING:
     from fastidm.options import Arguments
 
+
 class FastidmHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]
     """fsspec's HTTPFileSystem, with whole files fetched by fastidm.
 
