@@ -5,11 +5,14 @@ Rule of this module: load nothing that the command at hand does not need. `--ver
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
 def main() -> int:
     """Run the command with the arguments of this process; returns its exit code."""
+    # The process is ours: with thousands of files that wait, looking for garbage as often as usual takes 7 % of the time.
+    gc.set_threshold(20_000, 20, 20)
     arguments = sys.argv[1:]
     try:
         if arguments == ["--version"]:

@@ -23,6 +23,7 @@ from fastidm.net.transfers import Transfers
 from fastidm.options import Options
 from fastidm.running import Limit, RunningTask, Shared
 from fastidm.storage.target import Target
+from fastidm.storage.writers import Writers
 
 if TYPE_CHECKING:
     from fastidm.storage.memory import Nameless
@@ -78,10 +79,12 @@ class Engine:
         """Of all tasks together."""
         self._transfers = Transfers(self._settle, sockets)
         self._background = Background(self._transfers.wake)
+        self._writers = Writers(self._transfers.wake_fd)
         self._shared = Shared(
             self._transfers,
             Hosts(),
             self._background,
+            self._writers,
             self._dirty,
             self._settle,
             self._wanting,
@@ -111,7 +114,7 @@ class Engine:
         self._tasks[task] = None
         if task.throttled:
             self._throttled.append(task)
-        self.call(lambda: task.start(monotonic()))
+        self._calls.append(lambda: task.start(monotonic()))
         return task
 
     def forget(self, url: str, options: Options, then: Callable[[], None]) -> None:
@@ -148,7 +151,7 @@ class Engine:
         while (self._tasks or idle()) and now < self._stop_at:
             self._transfers.wait(self._timeout(next_tick))
             self.do_calls()
-            self._background.deliver()
+            self._deliver()
             now = monotonic()
             if now >= next_tick:
                 next_tick = now + max(TICK, TICK_PER_TASK * len(self._tasks))
@@ -169,19 +172,31 @@ class Engine:
     def close(self) -> None:
         """End what is left and give everything back. Idempotent."""
         self.pause_all()
-        while self._background.pending and (left := self._stop_at - monotonic()) > 0:
+        while self._pending and (left := self._stop_at - monotonic()) > 0:
             self._transfers.wait(left)
-            self._background.deliver()
+            self._deliver()
         for task in list(self._tasks):
             task.abandon()
         self._tasks.clear()
         self._young.clear()
         self._background.close()
+        self._writers.close()
         self._transfers.close()
 
+    @property
+    def _pending(self) -> int:
+        """What the disk has not finished yet."""
+        return self._background.pending + self._writers.pending
+
+    def _deliver(self) -> None:
+        self._background.deliver()
+        self._writers.deliver()
+
     def _timeout(self, next_tick: float) -> float:
+        if self._calls:
+            return 0.0  # they were left by this thread, which need not be woken
         if not self._tasks:
-            return TICK if self._background.pending else NOTHING_TO_DO
+            return TICK if self._pending else NOTHING_TO_DO
         now = monotonic()
         waits = [wait for task in self._throttled if not task.ended and (wait := task.throttle(now)) is not None]
         if self._young:

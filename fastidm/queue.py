@@ -132,6 +132,8 @@ class Queue:
         self._waiting: deque[Task] = deque()
         self._active: dict[Task, str] = {}
         """Tasks that run, in the order in which they began, and the server of each."""
+        self._wished = 0
+        """Connections that they would like to have, all together."""
         self._shared = False
         """Whether tasks have fewer connections than they would like."""
         self._stopping = False
@@ -295,6 +297,7 @@ class Queue:
         started = False
         while not self._stopping and self._engine.running < self._max_downloads and (task := self._next()) is not None:
             self._active[task] = origin(task.url)
+            self._wished += task.options.connections
             task._running = self._engine.add(
                 task.url, task.options, partial(self._event, task), task.target, task.span, task.limit
             )
@@ -320,8 +323,7 @@ class Queue:
     def _share(self) -> None:
         """Give the connections out anew: a task has begun or ended."""
         total = min(self._max_connections, self._room - TASK_FILES * len(self._active))
-        wished = sum(task.options.connections for task in self._active)
-        enough = wished <= min(total, self._max_per_host)
+        enough = self._wished <= min(total, self._max_per_host)
         if enough and not self._shared:
             return
         self._shared = not enough
@@ -357,7 +359,8 @@ class Queue:
             return
         if isinstance(event, Finished):
             task.result = event
-        self._active.pop(task, None)
+        if self._active.pop(task, None) is not None:
+            self._wished -= task.options.connections
         if task._again and isinstance(event, Paused):
             task._again = False
             self._put(task)  # without an end in between, which somebody might take for one

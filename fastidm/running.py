@@ -51,6 +51,7 @@ from fastidm.storage.naming import name_from_disposition, name_from_url
 from fastidm.storage.seams import Seams
 from fastidm.storage.sink import FAILED, FULL, PAUSE, Sink
 from fastidm.storage.target import Resumable, Target, fits_memory
+from fastidm.storage.writers import Writers
 
 if TYPE_CHECKING:
     from fastidm.storage.memory import Nameless
@@ -126,6 +127,7 @@ class Shared:
     transfers: Transfers
     hosts: Hosts
     background: Background
+    writers: Writers
     dirty: list[PureSink]
     """Sinks that have gathered something; `settle` makes them write it out."""
     settle: Callable[[], None]
@@ -430,6 +432,25 @@ class RunningTask:
     def _finish(self, action: Finish) -> None:
         target = self._target
         assert target is not None
+        if not self._disk_busy and self._checksum is None and isinstance(target, Target) and target.storable:
+            assert target.memory is not None
+            self._disk_busy = True
+            self._shared.writers.write(target.final, target.memory, partial(self._stored, action))
+            return
+        self._finish_on_disk(action)
+
+    @contained
+    def _stored(self, action: Finish, error: int) -> None:
+        """A small file was written, or could not be: then the usual way finds out why, and says so."""
+        if error == 0 and isinstance(self._target, Target):
+            self._target.stored()
+            self._worked(self._finished, None, None)
+        else:
+            self._worked(lambda *_: self._finish_on_disk(action), None, None)
+
+    def _finish_on_disk(self, action: Finish) -> None:
+        target = self._target
+        assert target is not None
         stop = lambda: self.machine.phase is not Phase.FINISHING  # noqa: E731
         job = partial(target.finish, action.size, self._checksum, stop)
         self._on_disk(Phase.FINISHING, job, self._finished, brief=not self.options.sync and self._checksum is None)
@@ -678,7 +699,7 @@ class RunningTask:
             retries=machine.connections.lost,
             checksum=f"{checksum[0]}:{checksum[1]}" if checksum else None,
             length_unverified=machine.content.total is None,
-            final_url=redact(machine.connections.url),
+            final_url=self._shown_url if machine.connections.url == self.url else redact(machine.connections.url),
             validator=machine.content.etag or machine.content.last_modified,
         )
 

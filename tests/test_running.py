@@ -10,9 +10,10 @@ import pytest
 
 from fastidm.core import checkpoints
 from fastidm.core.phase import Phase
-from fastidm.events import DownloadStatus
+from fastidm.events import DownloadStatus, Event, Started
 from fastidm.options import Options
-from fastidm.queue import Queue
+from fastidm.queue import Queue, Task
+from fastidm.storage import whole, writers
 from fastidm.storage.target import Target
 from tests.support.content import content
 from tests.support.servers import Nginx, wait_until
@@ -39,3 +40,43 @@ def test_nothing_is_published_after_a_checkpoint_has_failed(
     assert task.error is not None
     assert task.error.exit_code == 10
     assert not (tmp_path / "poisoned.bin").exists()
+
+
+@pytest.mark.parametrize("rename", [False, True])
+def test_a_small_file_replaces_none_that_came_up_meanwhile(tmp_path: Path, nginx: Nginx, rename: bool) -> None:
+    def observe(task: Task, event: Event) -> None:
+        if isinstance(event, Started):
+            Path(event.path).write_bytes(b"precious")
+
+    with Queue(observe) as manager:
+        options = Options(directory=str(tmp_path), sync=False, rename=rename)
+        task = manager.add(nginx.add("small.bin", content(60_000)), options)
+        manager.run()
+    assert (tmp_path / "small.bin").read_bytes() == b"precious"
+    if rename:
+        assert (tmp_path / "small (1).bin").read_bytes() == content(60_000)
+        assert task.path == str(tmp_path / "small (1).bin")
+    else:
+        assert task.error is not None
+        assert task.error.name == "exists"
+
+
+def test_a_small_file_that_could_not_be_written_is_no_obstacle_to_a_pause(
+    tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for while the disk is at work, which then says that it is full."""
+
+    def write(*arguments: object) -> int:
+        assert task._running is not None
+        machine = task._running.machine
+        manager.call(lambda: manager.pause(task))
+        wait_until(lambda: machine.phase is Phase.PAUSED, "the pause")
+        return errno.ENOSPC
+
+    monkeypatch.setattr(writers, "Writer", writers.PureWriter)
+    monkeypatch.setattr(whole, "write_whole", write)
+    with Queue() as manager:
+        task = manager.add(nginx.add("small.bin", content(60_000)), Options(directory=str(tmp_path), sync=False))
+        manager.run()
+    assert task.status is DownloadStatus.PAUSED
+    assert os.listdir(tmp_path) == []

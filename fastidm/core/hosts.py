@@ -24,8 +24,10 @@ class Hosts:
 
     def leave(self, url: str) -> None:
         """A task that has joined is over."""
-        self._tasks[origin(url)] -= 1
-        self._tasks += Counter()  # those with none are forgotten
+        host = origin(url)
+        self._tasks[host] -= 1
+        if not self._tasks[host]:
+            del self._tasks[host]
 
     def tasks(self, url: str) -> int:
         """How many download from the server of `url`."""

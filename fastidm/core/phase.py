@@ -13,6 +13,8 @@ from fastidm.events import DownloadStatus
 class Phase(Enum):
     """What the task is busy with."""
 
+    __hash__ = object.__hash__  # there is one of each; Enum would hash its name, in Python, at every look into TRANSITIONS
+
     PENDING = "pending"
     PROBING = "probing"
     """The first request is out, or waits to be sent again."""

@@ -13,7 +13,7 @@ Sources: RFC 9110 sections 8.8 (validators), 14.4 (Content-Range), 15.3.7 (206),
 from __future__ import annotations
 
 from binascii import a2b_base64
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from fastidm.core.retry import retry_after
 from fastidm.errors import (
@@ -41,16 +41,22 @@ class Head:
 
     status: int
     fields: tuple[tuple[str, str], ...]
+    _by_name: dict[str, list[str]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_name: dict[str, list[str]] = {}
+        for name, value in self.fields:
+            by_name.setdefault(name, []).append(value)
+        object.__setattr__(self, "_by_name", by_name)
 
     def get(self, name: str) -> str | None:
         """The first field of that name."""
-        for key, value in self.fields:
-            if key == name:
-                return value
-        return None
+        values = self._by_name.get(name)
+        return values[0] if values else None
 
     def all(self, name: str) -> list[str]:
-        return [value for key, value in self.fields if key == name]
+        """All fields of that name, in order."""
+        return self._by_name.get(name, [])
 
 
 @dataclass(frozen=True)
@@ -129,11 +135,13 @@ def judge(
 def _judge(head: Head, first: int | None, last: int | None, pinned: Content | None, now_utc: float) -> Verdict:
     status = head.status
     if status in (200, 206):
-        if not _length_is_sane(head):
+        try:
+            length = content_length(head)
+        except ValueError:
             return Refused(ProtocolError("the server sent a Content-Length that is no length, or several that differ"))
         error = _body_refused(head)
         if error is None:
-            return _part(head, first, last, pinned) if status == 206 else _whole(head, first, pinned)
+            return _part(head, length, first, last, pinned) if status == 206 else _whole(head, length, first, pinned)
         return WithoutRange(error) if status == 206 and first is not None else Refused(error)
     if status in REDIRECTS:
         return Redirected() if head.get("location") else Refused(RedirectError(f"redirect ({status}) without a location"))
@@ -147,7 +155,7 @@ def _judge(head: Head, first: int | None, last: int | None, pinned: Content | No
     return WithoutRange(refusal) if first is not None and status in RANGE_REFUSED else Refused(refusal)
 
 
-def _part(head: Head, first: int | None, last: int | None, pinned: Content | None) -> Verdict:
+def _part(head: Head, length: int | None, first: int | None, last: int | None, pinned: Content | None) -> Verdict:
     ranges = head.all("content-range")
     span = parse_content_range(ranges[0]) if len(ranges) == 1 else None
     if span is None:
@@ -155,7 +163,6 @@ def _part(head: Head, first: int | None, last: int | None, pinned: Content | Non
     start, end, total = span
     if first is None or start != first:
         return _no_part(first, f"a part that begins at {start}, not at {first}")
-    length = content_length(head)
     if length is not None and length != end - start + 1:
         return Refused(ProtocolError("Content-Length and Content-Range contradict each other"))
     if total is None:
@@ -175,8 +182,8 @@ def _no_part(first: int | None, what: str) -> Verdict:
     return Refused(error) if first is None else WithoutRange(error)
 
 
-def _whole(head: Head, first: int | None, pinned: Content | None) -> Verdict:
-    content = Content(content_length(head), *validators(head))
+def _whole(head: Head, length: int | None, first: int | None, pinned: Content | None) -> Verdict:
+    content = Content(length, *validators(head))
     if pinned is not None and pinned.total is not None:
         if _is_a_page(head, content, pinned):
             size = "of unknown length" if content.total is None else f"of {content.total} bytes"
@@ -194,14 +201,6 @@ def _is_a_page(head: Head, seen: Content, pinned: Content) -> bool:
     """Whether this is what a captive portal, or a server in trouble, shows to everybody in place of every file."""
     html = (head.get("content-type") or "").strip().lower().startswith("text/html")
     return html and seen.total != pinned.total and seen.etag is None and seen.last_modified is None
-
-
-def _length_is_sane(head: Head) -> bool:
-    try:
-        content_length(head)
-    except ValueError:
-        return False
-    return True
 
 
 def _body_refused(head: Head) -> ProtocolError | None:
@@ -277,8 +276,8 @@ def promised_digest(head: Head) -> tuple[str, str] | None:
     None if it says nothing of use: other algorithms, or what is no digest.
     """
     said = {}
-    for field in head.all("repr-digest"):
-        for member in field[:1024].split(","):
+    for line in head.all("repr-digest"):
+        for member in line[:1024].split(","):
             name, _, value = member.strip().partition("=")
             said[name.lower()] = value.strip()
     for name, (algorithm, size) in _DIGESTS.items():

@@ -84,12 +84,14 @@ class SegmentTable:
 
     def received(self) -> int:
         """Bytes of the file that are written."""
-        words = self._words
-        return sum(words[WORDS * row + 2] - words[WORDS * row] for row in self.order)
+        words, total = self._words, 0
+        for row in self.order:
+            total += words[WORDS * row + 2] - words[WORDS * row]
+        return total
 
     def complete(self) -> bool:
         """Whether every byte of the file is written."""
-        return all(self.remaining(row) == 0 for row in self.order)
+        return self.received() == self.size
 
     def holds(self, start: int, stop: int) -> bool:
         """Whether the bytes [start, stop) are written."""

@@ -29,7 +29,7 @@ class Span:
 
     def within(self, whole: Content, ranges: bool) -> Content:
         """What the task downloads of a file that is `whole`. `ranges`: the server sends it in parts."""
-        if not ranges and self.content is None:
+        if self is WHOLE or (not ranges and self.content is None):
             return whole  # of a file that is known only the front of what comes is taken
         assert whole.total is not None, "a part says where it is"
         return replace(whole, total=max(0, min(self.stop, whole.total) - self.start))

@@ -137,8 +137,9 @@ class TaskMachine:
 
     def start(self, now: float, resumed: Resumed | None = None) -> None:
         """Begin, with what an earlier run left."""
+        begin = self._forget if self.phase is Phase.PENDING else self._begin
         self._enter("start")
-        self._begin(now)
+        begin(now)
         if resumed is not None:
             self._resumed, self.pinned, self._rows = resumed, resumed.content, self._rows_of(resumed)
         self._probe(now)

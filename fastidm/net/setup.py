@@ -36,11 +36,10 @@ _SUPPRESS_CONNECT_HEADERS = 265
 def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, last: int | None, *, trusted: bool) -> None:
     """Set everything that a fresh (or reset) handle needs for one request.
 
-    Parameters: `first`, `last`, the range, inclusive; `first` None: no Range; `last` None: to the end. `trusted`: `url` has the
-    origin of the user's own URL, so it gets the user's secrets.
+    Parameters: as of `aim`; `trusted`, `url` has the origin of the user's own URL, so it gets the user's secrets.
     """
+    aim(curl, url, first, last)
     set = curl.setopt
-    set(pycurl.URL, ascii_url(url))
     set(pycurl.NOSIGNAL, 1)
     set(pycurl.NOPROGRESS, 1)
     set(pycurl.FOLLOWLOCATION, 0)
@@ -51,8 +50,6 @@ def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, 
     set(pycurl.TCP_KEEPALIVE, 1)
     set(pycurl.CONNECTTIMEOUT_MS, max(1, int(options.connect_timeout * 1000)))
     set(_SUPPRESS_CONNECT_HEADERS, 1)
-    if first is not None:
-        set(pycurl.RANGE, f"{first}-{'' if last is None else last}")
     set(pycurl.USERAGENT, _bytes(options.user_agent or f"fastidm/{__version__}"))
     headers = [b"Accept-Encoding: identity"]
     if trusted:
@@ -69,6 +66,18 @@ def configure(curl: pycurl.Curl, options: Options, url: str, first: int | None, 
     if options.proxy is not None:
         set(pycurl.PROXY, _bytes(options.proxy))
     _configure_tls(curl, options, trusted)
+
+
+def aim(curl: pycurl.Curl, url: str, first: int | None, last: int | None) -> None:
+    """Set what differs between two requests with the same options.
+
+    Parameters: `first`, `last`, the range, inclusive; `first` None: no Range; `last` None: to the end.
+    """
+    curl.setopt(pycurl.URL, ascii_url(url))
+    if first is None:
+        curl.unsetopt(pycurl.RANGE)
+    else:
+        curl.setopt(pycurl.RANGE, f"{first}-{'' if last is None else last}")
 
 
 def _http_version(version: str) -> int:

@@ -25,7 +25,7 @@ from typing import Any
 import pycurl
 
 from fastidm.core.response import Head
-from fastidm.net.setup import configure
+from fastidm.net.setup import aim, configure
 from fastidm.options import Options
 
 MOST_SOCKETS = 256
@@ -54,6 +54,10 @@ class Transfer:
     def receive_into(self, sink: Sink) -> None:
         """Give the body another sink; not from within a callback."""
         self.curl.setopt(pycurl.WRITEFUNCTION, sink, use_memoryview=True)
+
+    def let_go(self) -> None:
+        """It has ended; its handle may keep it until the next request, and nobody else with it."""
+        self.on_head = self.on_end = _to_nobody
 
     def pause(self) -> None:
         """Receive nothing more for now; the server feels it through TCP."""
@@ -95,13 +99,17 @@ class Transfer:
             self.on_head(head)
 
 
+def _to_nobody(*_: object) -> None:
+    """What is told of a transfer that has ended."""
+
+
 def parse_head(lines: list[bytes]) -> Head:
     """The head that these header lines (status line first) make. A line that is no field is passed over."""
     words = lines[0].split(None, 2) if lines else []
     status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
     fields = []
-    for line in lines[1:]:
-        name, colon, value = line.decode("latin-1").partition(":")
+    for line in b"\n".join(lines[1:]).decode("latin-1").split("\n"):
+        name, colon, value = line.partition(":")
         if colon:
             fields.append((name.strip().lower(), value.strip()))
     return Head(status, tuple(fields))
@@ -132,6 +140,8 @@ class Transfers:
         self._timer_at: float | None = None
         self._active: dict[pycurl.Curl, Transfer] = {}
         self._idle: list[pycurl.Curl] = []
+        self._configured: dict[pycurl.Curl, tuple[Options, bool]] = {}
+        """Handles that need not be told everything again for a request with the very same options, trusted or not."""
         self._used: dict[int, int] = {}
         """Local port of a connection -> its descriptor, once it had a request."""
         self._unnamed: dict[int, None] = {}
@@ -163,7 +173,16 @@ class Transfers:
         """
         curl = self._idle.pop() if self._idle else pycurl.Curl()
         transfer = Transfer(curl, self._guarded(on_head), on_end)
-        configure(curl, options, url, first, last, trusted=trusted)
+        known, with_trust = self._configured.pop(curl, (None, False))
+        common = not (options.cookie_file or options.netrc or "@" in url)  # else it would hold what is for one server alone
+        if common and known is options and with_trust is trusted:
+            aim(curl, url, first, last)
+        else:
+            curl.reset()
+            curl.setopt(pycurl.COOKIELIST, "ALL")  # a reset keeps the cookies, and the next task may be another's
+            configure(curl, options, url, first, last, trusted=trusted)
+        if common:
+            self._configured[curl] = options, trusted
         # Where HTTP/2 may be spoken libcurl would be content with a connection that is open and speaks HTTP/1.1.
         self._versions.add(options.http)
         mixed = len(self._versions) > 1 and options.http != "1.1"
@@ -180,7 +199,9 @@ class Transfers:
         if self._active.pop(transfer.curl, None) is not None:
             # It was perhaps too slow, and over HTTP/2 and 3 libcurl would keep it.
             transfer.curl.setopt(pycurl.FORBID_REUSE, 1)
+            self._configured.pop(transfer.curl, None)
             self._release(transfer.curl)
+            transfer.let_go()
 
     def wait(self, timeout: float) -> None:
         """Let libcurl work until `timeout` seconds have passed, something has ended, or `wake` was called."""
@@ -211,6 +232,11 @@ class Transfers:
                 self._woken = True
                 os.write(self._wake_write, b"\0")
 
+    @property
+    def wake_fd(self) -> int:
+        """Where a byte wakes as well, for what is not Python; not after `close`."""
+        return self._wake_write
+
     def close(self) -> None:
         """End everything. Idempotent."""
         with self._wake_lock:
@@ -223,6 +249,7 @@ class Transfers:
         for curl in self._idle:
             curl.close()
         self._idle.clear()
+        self._configured.clear()
         # libcurl waits for its thread that looks up a name, and a resolver may take minutes or for ever: not at our expense.
         closing = Thread(target=self._multi.close, name="fastidm-close", daemon=True)
         try:
@@ -246,6 +273,7 @@ class Transfers:
                 elif transfer is not None:
                     self._release(curl)
                     transfer.on_end(code, message)
+                    transfer.let_go()
             if not left:
                 return
 
@@ -284,8 +312,6 @@ class Transfers:
             note = self._framed.add if version > pycurl.CURL_HTTP_VERSION_1_1 else self._framed.discard
             note(curl.getinfo(pycurl.LOCAL_PORT))
         self._multi.remove_handle(curl)
-        curl.reset()
-        curl.setopt(pycurl.COOKIELIST, "ALL")  # a reset keeps the cookies, and the next task may be another's
         self._idle.append(curl)
 
     def _watch(self, event: int, fd: int, multi: object, data: object) -> None:
@@ -299,9 +325,9 @@ class Transfers:
             return
         mask = selectors.EVENT_READ if event & pycurl.POLL_IN else 0
         mask |= selectors.EVENT_WRITE if event & pycurl.POLL_OUT else 0
-        try:
+        if fd in self._selector.get_map():
             self._selector.modify(fd, mask)
-        except KeyError:
+        else:
             self._selector.register(fd, mask)
             self._unnamed[fd] = None
 

@@ -143,8 +143,11 @@ class Target:
         """A file may have any number of bytes: the disk says how many are too many."""
 
     def disturbed(self) -> bool:
-        """Whether something has come up since `prepare` found nothing, so that it had better be asked again."""
-        return os.path.lexists(self._final) or os.path.lexists(self.journal_path)
+        """Whether somebody has begun with the same name since `prepare` found nothing, so that it had better be asked again.
+
+        A finished file that has come up is seen when this one is to get the name.
+        """
+        return os.path.lexists(self.journal_path)
 
     def _prepare(self) -> Resumable | None:
         with mapped(self.path):
@@ -294,6 +297,20 @@ class Target:
             self.discard()
         except StorageError:
             pass  # the file is complete and in its place; a journal without a part file is worth nothing
+
+    @property
+    def storable(self) -> bool:
+        """Whether all that is left to do is to write `memory` to a new file at `final`, in one go, and call `stored`."""
+        return self.unclaimed and not self._options.sync and not self._options.overwrite
+
+    @property
+    def final(self) -> str:
+        """The absolute path of the finished file."""
+        return self._final
+
+    def stored(self) -> None:
+        """The file was written, and has its name."""
+        self._let_go()
 
     def _store(self, memory: bytearray, checksum: tuple[str, str] | None) -> bool:
         """Write the file and give it its name in one go. False where that cannot be done."""
