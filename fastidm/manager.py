@@ -57,7 +57,7 @@ class TaskProgress:
         if self._task.result is not None:
             return self._task.result.size
         running = self._task._running
-        return running.machine.received if running is not None else self._task._received
+        return running.received if running is not None else self._task._received
 
     @property
     def total(self) -> int | None:
@@ -65,19 +65,19 @@ class TaskProgress:
         if self._task.result is not None:
             return self._task.result.size
         running = self._task._running
-        return running.machine.content.total if running is not None else None
+        return running.total if running is not None else None
 
     @property
     def rate(self) -> float:
         """Over the last seconds; 0.0 when it does not run."""
         running = self._task._running
-        return running.machine.speed if running is not None else 0.0
+        return running.speed if running is not None else 0.0
 
     @property
     def eta(self) -> float | None:
         """Seconds that are left at this rate; None when nobody can say."""
         running = self._task._running
-        return running.machine.eta if running is not None else None
+        return running.eta if running is not None else None
 
     @property
     def segments(self) -> NDArray[void]:
@@ -89,7 +89,7 @@ class TaskProgress:
         import numpy
 
         running = self._task._running
-        table = running.machine.table if running is not None else None
+        table = running.table if running is not None else None
         rows = numpy.empty(0, FIELDS) if table is None else table.array
         rows.flags.writeable = False
         return rows

@@ -69,7 +69,7 @@ class Task:
         running = self._running
         if running is None:
             return DownloadStatus.PAUSED if self._stopped else DownloadStatus.PENDING
-        return running.machine.status
+        return running.status
 
     @property
     def path(self) -> str | None:
@@ -87,7 +87,7 @@ class Task:
         if self._end is not None:
             return self._end[2]
         running = self._running
-        return running.machine.error if running is not None else None
+        return running.error if running is not None else None
 
     def heard(self, event: Event) -> None:
         """Called in the queue's thread with each event of this task."""

@@ -41,15 +41,16 @@ from fastidm.core.segments import SegmentTable
 from fastidm.core.span import WHOLE, Span
 from fastidm.core.task import TaskMachine
 from fastidm.errors import ExistsError, FastidmError, NetworkError, StorageError, redact
-from fastidm.events import Event, Failed, Finished, Paused, Progress, Retrying, Started
+from fastidm.events import DownloadStatus, Event, Failed, Finished, Paused, Progress, Retrying, Started
 from fastidm.net.errors import trouble_of
 from fastidm.net.transfers import Transfer, Transfers
 from fastidm.options import Options
+from fastidm.shortway import ProbeSink, ShortWay, short_content
 from fastidm.storage.errors import storage_error
 from fastidm.storage.iomode import IoMode
 from fastidm.storage.naming import name_from_disposition, name_from_url
 from fastidm.storage.seams import Seams
-from fastidm.storage.sink import FAILED, FULL, PAUSE, Sink
+from fastidm.storage.sink import FAILED, FULL, Sink
 from fastidm.storage.target import Resumable, Target, fits_memory
 from fastidm.storage.writers import Writers
 
@@ -61,6 +62,8 @@ BEHIND_SECONDS = 0.1
 """How soon it is looked again whether the disk has caught up."""
 THROTTLE_MEMORY = 1.0
 """Seconds after a pause for the rate limit or the disk in which slowness says nothing about server and network."""
+FIRST = 1
+"""The number of a task's first connection."""
 EVENT_SECONDS = 0.1
 """Seconds between two Progress events."""
 MACHINE_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -87,16 +90,6 @@ def contained(method: Method) -> Method:
             self._shared.wanting.append(self)
 
     return cast(Method, call)
-
-
-class ProbeSink:
-    """Where the body of a first request goes: nowhere, until `sink` is there."""
-
-    def __init__(self) -> None:
-        self.sink: PureSink | None = None
-
-    def __call__(self, block: Any) -> int | None:
-        return PAUSE if self.sink is None else self.sink(block)
 
 
 class Limit:
@@ -160,15 +153,25 @@ class RunningTask:
     ) -> None:
         self.url = url
         self.options = options
-        self.machine = TaskMachine(url, options, random, shared.hosts, span)
+        self.span = span
+        self._machine: TaskMachine | None = None
+        self._short: ShortWay | None = None
+        """While it is on the short way."""
         self._shown_url = redact(url)
-        self._origin = origin(url)
         self._shared = shared
-        self._transfers = shared.transfers
         self._observer = observer
         self._target: Target | Nameless | None = target
         self._candidate: Target | None = None
         """Under the name that the URL gives, if nothing was there."""
+        self._begun = monotonic()
+        self.limit = limit or Limit(options.limit_rate)
+        self._checksum = options.checksum
+        self.ended = False
+
+    def _prepare_for_everything(self) -> None:
+        """What a task needs that is not on the short way."""
+        self._origin = origin(self.url)
+        self._transfers = self._shared.transfers
         self._probe_sink = ProbeSink()
         self._running: dict[int, Transfer] = {}
         self._sinks: dict[int, PureSink] = {}
@@ -176,34 +179,210 @@ class RunningTask:
         self._mode: IoMode | None = None
         self._disk_busy = False
         self._after_disk: deque[Callable[[], None]] = deque()
-        self._begun = monotonic()
         self._resumed = 0
         self._shown_at = 0.0
         self._checkpoints = Checkpoints(MACHINE_MEMORY, self._begun)
-        self.limit = limit or Limit(options.limit_rate)
         self._counted = 0
         """Bytes of which the limits know."""
         self._throttled_at = float("-inf")
         self._held_back = False
         self._taken = 0
-        self._checksum = options.checksum
         self._abandoned = False
         self._worthless = False
         self._kept: bytes | None = None
-        self.ended = False
+
+    @property
+    def machine(self) -> TaskMachine:
+        """Its state machine, in the engine's thread only. Whoever asks for it ends the short way."""
+        if self._machine is None:
+            self._prepare_for_everything()
+            self._machine = TaskMachine(self.url, self.options, random, self._shared.hosts, self.span)
+            if self._short is not None:
+                self._leave_short_way(self._machine, self._short)
+        return self._machine
+
+    def _have_machine(self) -> None:
+        """End the short way, if it is on that: what comes now needs more."""
+        _ = self.machine
+
+    # ------------------------------------------------------------------ the short way
+
+    def _take_short_way(self, now: float) -> bool:
+        """Send the first request without a machine, if nothing is known that needs one. See `fastidm.shortway`."""
+        shared, url = self._shared, self.url
+        if self._machine or self.span is not WHOLE or self.limit or shared.limit or now < shared.hosts.free_at(url):
+            return False
+        if not isinstance(self._target or self._candidate, Target):
+            return False
+        short = ShortWay(now)
+        short.transfer = shared.transfers.start(
+            self.options,
+            url,
+            0,
+            None,
+            trusted=True,
+            fresh=False,
+            sink=short,
+            on_head=self._short_head,
+            on_end=self._short_end,
+        )
+        shared.hosts.join(url)
+        self._short = short
+        return True
+
+    @contained
+    def _short_head(self, head: Head) -> None:
+        """Called by libcurl."""
+        short, target = self._short, self._target or self._candidate
+        now = monotonic()
+        content = short_content(head, time()) if short is not None else None
+        if short is None or content is None or not isinstance(target, Target) or not fits_memory(content.total):
+            self._head(FIRST, head)
+            return
+        try:
+            if target is self._candidate and target.disturbed():
+                raise ExistsError("somebody was faster")
+            target.begin(content, short.rows(content))
+        except (FastidmError, OSError):
+            self._head(FIRST, head)  # which tries the same, and says what is wrong
+            return
+        self._target = target
+        short.answered(head, content, now, self._sink_into_memory(target))
+        self._tell(Started(self._shown_url, target.path, content.total, 0, short.ranges))
+        self._shared.soon(self)
+
+    @contained
+    def _short_end(self, code: int, message: str) -> None:
+        short, target = self._short, self._target
+        if (
+            short is None
+            or code
+            or not short.complete
+            or self._checksum is not None
+            or not isinstance(target, Target)
+            or not target.storable
+        ):
+            self._end_of(FIRST, code, message)
+            return
+        short.ended_at = monotonic()
+        assert target.memory is not None
+        self._shared.writers.write(target.final, target.memory, self._short_stored)
+
+    @contained
+    def _short_stored(self, error: int) -> None:
+        short, target = self._short, self._target
+        if short is None or error or not isinstance(target, Target):
+            self._stored(Finish(self.machine.content.total or 0), error)
+            return
+        target.stored()
+        self.ended = True
+        self._shared.hosts.leave(self.url)
+        self._shared.ended(self)
+        size, content = short.size, short.content
+        self._tell(Progress(self._shown_url, target.path, size, size, 0.0, None, 0, ((0, size, size),)))
+        seconds = monotonic() - self._begun
+        self._tell(
+            Finished(
+                url=self._shown_url,
+                path=target.path,
+                size=size,
+                seconds=seconds,
+                rate=size / seconds if seconds > 0 else 0.0,
+                received=size,
+                resumed=0,
+                connections=1,
+                retries=0,
+                checksum=None,
+                length_unverified=False,
+                final_url=self._shown_url,
+                validator=content.etag or content.last_modified,
+            )
+        )
+
+    def _leave_short_way(self, machine: TaskMachine, short: ShortWay) -> None:
+        """The machine hears what has happened, in order; what it wishes each time was done when it happened."""
+        self._short = None
+        self._shared.hosts.leave(self.url)  # the machine joins by itself
+        assert short.transfer is not None
+        self._running[FIRST] = short.transfer
+        self._probe_sink = short
+        machine.start(short.begun)
+        machine.actions.clear()
+        if short.sink is None or short.head is None or self._target is None:
+            return
+        machine.head(FIRST, short.head, short.head_at, time())
+        table = SegmentTable(self._target.table)
+        machine.opened(table, short.head_at)
+        # The file may be complete by now, and the machine knows what follows from that.
+        machine.actions[:] = [action for action in machine.actions if not isinstance(action, Open | Arm)]
+        self._mode = IoMode("pwrite", self._target.size, self.options.connections)
+        self._checkpoints.start(0)
+        self._sinks[FIRST] = short.sink
+        if short.ended_at is None:
+            return
+        self._running.clear()
+        self._sinks.clear()
+        self._taken = short.size
+        machine.ended(FIRST, Ended(received=short.size), short.ended_at)
+        machine.compared(None, short.ended_at)
+        machine.actions.clear()
+        self._disk_busy = True
+
+    # ------------------------------------------------------------------ what may be asked in every thread
+
+    @property
+    def status(self) -> DownloadStatus:
+        """Where it is in its life."""
+        if self._machine is not None:
+            return self._machine.status
+        if self.ended:
+            return DownloadStatus.COMPLETED
+        return DownloadStatus.PENDING if self._short is None else DownloadStatus.DOWNLOADING
+
+    @property
+    def error(self) -> FastidmError | None:
+        """Why it failed; None otherwise."""
+        return self._machine.error if self._machine is not None else None
+
+    @property
+    def received(self) -> int:
+        """Bytes that were written when it was last looked at."""
+        return self._machine.received if self._machine is not None else 0
+
+    @property
+    def total(self) -> int | None:
+        """Length of the file; None while nobody knows."""
+        return self._machine.content.total if self._machine is not None else None
+
+    @property
+    def speed(self) -> float:
+        """Bytes per second, over the last seconds."""
+        return self._machine.speed if self._machine is not None else 0.0
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds that are left at this speed; None when nobody can say."""
+        return self._machine.eta if self._machine is not None else None
+
+    @property
+    def table(self) -> SegmentTable | None:
+        """The segments, while there are any."""
+        return self._machine.table if self._machine is not None else None
 
     # ------------------------------------------------------------------ what the engine calls
 
     @contained
     def start(self, now: float) -> None:
         """Look for what an earlier run left, and send the first request; nothing if it was stopped before it began."""
-        if self.machine.phase is not Phase.PENDING:
+        if self._machine is not None and self._machine.phase is not Phase.PENDING:
             return
         try:
             resumed = self._look_for_part()
         except (FastidmError, OSError) as error:
             self.machine.fail(storage_error(error, self.options.output or self.options.directory))
         else:
+            if resumed is None and self._take_short_way(now):
+                return
             self.machine.start(now, resumed)
         self.perform(now)
 
@@ -222,6 +401,7 @@ class RunningTask:
     @contained
     def drop(self, now: float) -> None:
         """Stop, and keep nothing."""
+        self._have_machine()
         self._worthless, self._kept = True, None
         self.pause(now)
 
@@ -244,18 +424,22 @@ class RunningTask:
 
     def abandon(self) -> None:
         """The engine ends while a disk job is still at work: that job closes the files, and nobody waits for it."""
+        machine = self.machine
         self._abandoned = True
         if not self.ended:
             self.ended = True
-            self._tell(Paused(self._shown_url, self.path, self.machine.received))
+            self._tell(Paused(self._shown_url, self.path, machine.received))
 
     @contained
     def tick(self, now: float) -> None:
         """Let the machine look around, draw the progress, make a checkpoint."""
+        if self._short is not None and self._short.is_short(now):
+            return
+        machine = self.machine
         throttled = now - self._throttled_at < THROTTLE_MEMORY
-        self.machine.tick(now, {id: sink.received for id, sink in self._sinks.items()}, throttled, self._queued())
+        machine.tick(now, {id: sink.received for id, sink in self._sinks.items()}, throttled, self._queued())
         self.perform(now)
-        if self.machine.phase is Phase.RECEIVING:
+        if machine.phase is Phase.RECEIVING:
             if self._mode is not None:
                 self._mode.choose(self._sinks.values())
             if self._seams and (at := self._broken_seam()) is not None:
@@ -272,6 +456,8 @@ class RunningTask:
     def throttled(self) -> bool:
         """Whether a rate limit or the disk may hold it back: then `throttle` is to be called."""
         paced = self._target is not None and self._target.paced
+        if self._machine is None:
+            return bool(paced or self.limit or self._shared.limit)
         return bool(paced or self.limit or self._shared.limit or self._checkpoints.behind or self._held_back)
 
     def throttle(self, now: float) -> float | None:
@@ -279,6 +465,7 @@ class RunningTask:
 
         Returns the seconds until it must be called again, None if nothing holds it back now.
         """
+        self._have_machine()
         wait = BEHIND_SECONDS if self._checkpoints.behind else 0.0
         received = self._taken + sum(sink.received for sink in self._sinks.values())
         fresh, self._counted = received - self._counted, received
@@ -350,7 +537,7 @@ class RunningTask:
 
     def _open(self, action: Open) -> None:
         rows = action.rows
-        self._checksum = self.options.checksum or (promised_digest(action.head) if self.machine.span is WHOLE else None)
+        self._checksum = self.options.checksum or (promised_digest(action.head) if self.span is WHOLE else None)
         try:
             if self._target is None:
                 self._target = self._name(action.head)
@@ -515,6 +702,7 @@ class RunningTask:
 
     @contained
     def _end_of(self, id: int, code: int, message: str) -> None:
+        self._have_machine()
         now = monotonic()
         self._shared.wanting.append(self)
         self._running.pop(id, None)
@@ -606,6 +794,9 @@ class RunningTask:
         self._checkpoints.done(written)
         if self._checkpoints.behind:
             self._checkpoint(monotonic())
+
+    def _sink_into_memory(self, target: Target) -> PureSink:
+        return Sink(-1, target.table, target.size, self._shared.dirty, memory=target.memory)
 
     def _new_sink(self) -> PureSink:
         target, mode = self._target, self._mode

@@ -184,7 +184,7 @@ class Run:
             if part.start > at:
                 rows.append((at, part.start, part.start))  # the one that is being read
             running = part._running
-            came = part.stop if part.complete else part.start + (running.machine.received if running else 0)
+            came = part.stop if part.complete else part.start + (running.received if running else 0)
             rows.append((part.start, part.stop, min(came, part.stop)))
             at = part.stop
         if begun > at:

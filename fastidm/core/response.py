@@ -41,22 +41,18 @@ class Head:
 
     status: int
     fields: tuple[tuple[str, str], ...]
-    _by_name: dict[str, list[str]] = field(init=False, repr=False, compare=False)
+    _first: dict[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        by_name: dict[str, list[str]] = {}
-        for name, value in self.fields:
-            by_name.setdefault(name, []).append(value)
-        object.__setattr__(self, "_by_name", by_name)
+        object.__setattr__(self, "_first", dict(reversed(self.fields)))
 
     def get(self, name: str) -> str | None:
         """The first field of that name."""
-        values = self._by_name.get(name)
-        return values[0] if values else None
+        return self._first.get(name)
 
     def all(self, name: str) -> list[str]:
         """All fields of that name, in order."""
-        return self._by_name.get(name, [])
+        return [value for known, value in self.fields if known == name] if name in self._first else []
 
 
 @dataclass(frozen=True)
@@ -204,7 +200,8 @@ def _is_a_page(head: Head, seen: Content, pinned: Content) -> bool:
 
 
 def _body_refused(head: Head) -> ProtocolError | None:
-    if any(value.strip().lower() not in ("", "identity") for value in head.all("content-encoding")):
+    encodings = head.all("content-encoding")
+    if encodings and any(value.strip().lower() not in ("", "identity") for value in encodings):
         return ProtocolError("the server sent an encoded body although only identity was asked for")
     if (head.get("content-type") or "").lower().startswith("multipart/byteranges"):
         return ProtocolError("the server sent several parts where one was asked for")
@@ -275,8 +272,11 @@ def promised_digest(head: Head) -> tuple[str, str] | None:
 
     None if it says nothing of use: other algorithms, or what is no digest.
     """
+    lines = head.all("repr-digest")
+    if not lines:
+        return None
     said = {}
-    for line in head.all("repr-digest"):
+    for line in lines:
         for member in line[:1024].split(","):
             name, _, value = member.strip().partition("=")
             said[name.lower()] = value.strip()
@@ -297,9 +297,10 @@ def content_length(head: Head) -> int | None:
 
     Raises `ValueError` when it is malformed, or sent twice with different values (RFC 9112 section 6.3).
     """
-    values = {value.strip() for field in head.all("content-length") for value in field.split(",")}
-    if not values or _chunked(head):
+    fields = head.all("content-length")
+    if not fields or _chunked(head):
         return None
+    values = {value.strip() for field in fields for value in field.split(",")}
     if len(values) > 1:
         raise ValueError("several lengths")
     return _number(values.pop())
@@ -336,7 +337,8 @@ def _number(text: str) -> int:
 
 
 def _chunked(head: Head) -> bool:
-    return any("chunked" in value.lower() for value in head.all("transfer-encoding"))
+    codings = head.all("transfer-encoding")
+    return bool(codings) and any("chunked" in value.lower() for value in codings)
 
 
 _PHRASES = {

@@ -16,7 +16,7 @@ import selectors
 import sys
 from collections.abc import Callable, Iterable
 from fcntl import ioctl
-from functools import partial
+from functools import lru_cache, partial
 from termios import FIONREAD
 from threading import RLock, Thread
 from time import monotonic
@@ -107,12 +107,13 @@ def parse_head(lines: list[bytes]) -> Head:
     """The head that these header lines (status line first) make. A line that is no field is passed over."""
     words = lines[0].split(None, 2) if lines else []
     status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-    fields = []
-    for line in b"\n".join(lines[1:]).decode("latin-1").split("\n"):
-        name, colon, value = line.partition(":")
-        if colon:
-            fields.append((name.strip().lower(), value.strip()))
-    return Head(status, tuple(fields))
+    return Head(status, tuple(filter(None, map(_field, lines[1:]))))
+
+
+@lru_cache(maxsize=256)  # most lines of a server's answers are the same each time
+def _field(line: bytes) -> tuple[str, str] | None:
+    name, colon, value = line.decode("latin-1").partition(":")
+    return (name.strip().lower(), value.strip()) if colon else None
 
 
 class Transfers:

@@ -28,6 +28,9 @@ NUMBER_MAX = len(" (123)")
 _LONGEST = NAME_MAX - max(len(PART_SUFFIX), len(JOURNAL_SUFFIX))
 _ROOM = _LONGEST - NUMBER_MAX
 _EXTENSION_MAX = 32
+_PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+_PLAIN_MAX = 64
+"""Characters of a name of those in _PLAIN of which nobody asks whether it is too long."""
 _HARMLESS = ".download"
 _HARMFUL = (
     # A file manager takes commands, addresses or icons from these merely by showing or opening them.
@@ -55,7 +58,8 @@ def name_from_url(url: str) -> str:
     """The name that `url` proposes: its last path component, percent-decoded and made safe, or "download"."""
     address = url.partition("#")[0].partition("?")[0]
     path = (address.partition("://")[2] or address).partition("/")[2]
-    return safe_name(_text(_percent_decoded(path.rpartition("/")[2])))
+    last = path.rpartition("/")[2]
+    return safe_name(_text(_percent_decoded(last)) if "%" in last or not last.isascii() else last)
 
 
 def name_from_disposition(header: str) -> str | None:
@@ -79,6 +83,10 @@ def name_from_disposition(header: str) -> str | None:
 
 def _cleaned(text: str) -> str:
     """`text` as a safe name, or "" when nothing is left of it."""
+    if not text.strip(_PLAIN) and text[-1:] not in (".", "") and text[0] not in ".-" and len(text) <= _PLAIN_MAX:
+        # Nothing is wrong with most names.
+        if text.partition(".")[0].upper() not in _DEVICES and not text.lower().endswith(_HARMFUL):
+            return text
     if not text.isascii():
         import unicodedata
 

@@ -32,7 +32,7 @@ def check_folder(path: str, shown: str) -> None:
     """
     folder, name = os.path.split(path)
     try:
-        size, name_size = len(os.fsencode(path)), len(os.fsencode(name))
+        size, name_size = (len(path), len(name)) if path.isascii() else (len(os.fsencode(path)), len(os.fsencode(name)))
     except UnicodeEncodeError:
         name = ""
     if name in ("", ".", "..") or "\0" in path:
