@@ -875,7 +875,6 @@ static PyObject *writer_put(PyObject *self, PyObject *args)
     Job **end = &w->jobs;
     while (*end) end = &(*end)->next;
     *end = job;
-    pthread_cond_signal(&w->more);
     pthread_mutex_unlock(&w->lock);
     return PyLong_FromLongLong(job->number);
 wrong_data:
@@ -883,6 +882,12 @@ wrong_data:
 wrong:
     PyMem_Free(job);
     return NULL;
+}
+
+static PyObject *writer_go(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    pthread_cond_signal(&((Writer *)self)->more);
+    Py_RETURN_NONE;
 }
 
 static PyObject *writer_serve(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -962,6 +967,7 @@ static PyObject *get_waiting(PyObject *self, void *Py_UNUSED(ignored))
 
 static PyMethodDef writer_methods[] = {
     {"put", writer_put, METH_VARARGS, NULL},
+    {"go", writer_go, METH_NOARGS, NULL},
     {"serve", writer_serve, METH_NOARGS, NULL},
     {"done", writer_done, METH_NOARGS, NULL},
     {"close", writer_close, METH_NOARGS, NULL},

@@ -168,10 +168,12 @@ class Engine:
                     task.tick(now)
             while self._wanting:
                 self._wanting.pop().turn(now)
+            self._writers.go()
 
     def close(self) -> None:
         """End what is left and give everything back. Idempotent."""
         self.pause_all()
+        self._writers.go()
         while self._pending and (left := self._stop_at - monotonic()) > 0:
             self._transfers.wait(left)
             self._deliver()

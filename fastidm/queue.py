@@ -31,6 +31,8 @@ from fastidm.running import Limit, RunningTask
 if TYPE_CHECKING:
     from fastidm.storage.memory import Nameless
 
+ENDS = (Finished, Failed, Paused)
+"""The last event of a task is one of these."""
 TASK_FILES = 5
 """Descriptors that a task needs beside its connections: part file and journal, each once for its lock and once for its bytes,
 and for a moment its folder."""
@@ -354,7 +356,7 @@ class Queue:
         self._tell(task, Failed(redact(task.url), error.name, error.exit_code, error.message, error.hint))
 
     def _event(self, task: Task, event: Event) -> None:
-        if not isinstance(event, Finished | Failed | Paused):
+        if type(event) not in ENDS:
             self._tell(task, event)
             return
         if isinstance(event, Finished):

@@ -41,9 +41,13 @@ def follow(url: str, location: str, hops: int, most: int, *, downgrade: bool = F
     return there
 
 
-@lru_cache(maxsize=64)  # it is asked several times for each request, and most requests go to a few URLs
 def origin(url: str) -> str:
     """Scheme, host and port of `url`, in one spelling: what decides who may see the user's secrets."""
+    return _origin(url[: url.find("/", url.find("://") + 3) + 1] or url)
+
+
+@lru_cache(maxsize=64)  # it is asked several times for each request, and most requests go to a few servers
+def _origin(url: str) -> str:
     scheme, _, rest = url.partition("://")
     authority = rest.partition("/")[0].partition("?")[0].partition("#")[0].rpartition("@")[2].lower()
     default = {"http": ":80", "https": ":443"}.get(scheme.lower(), "")

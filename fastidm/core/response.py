@@ -331,9 +331,9 @@ def parse_unsatisfied(text: str) -> int | None:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_OFFSET):
-        raise ValueError("not a number")
-    return int(text)
+    if text.isascii() and text.isdigit() and (len(text) < 19 or (len(text) == 19 and int(text) <= MAX_OFFSET)):
+        return int(text)
+    raise ValueError("not a number")
 
 
 def _chunked(head: Head) -> bool:

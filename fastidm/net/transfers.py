@@ -2,7 +2,8 @@
 
 Rules of this module:
 
-* `socket_action` with a selector. `CurlMulti.select` stalls up to seconds on TLS and breaks beyond 1024 descriptors.
+* `socket_action` with epoll, or poll where there is none. `CurlMulti.select` stalls up to seconds on TLS and breaks beyond 1024
+  descriptors; `selectors` would take three calls of Python for each of ours, and libcurl makes two for each request.
 * Everything happens in the thread that calls `wait`, except `wake`, which any thread and any signal handler may call.
 * libcurl's callbacks run inside `wait` and must not start or cancel transfers; whoever decides there queues it for afterwards.
 * Handles are reused: making one costs more than a request.
@@ -12,11 +13,11 @@ from __future__ import annotations
 
 import os
 import select
-import selectors
 import sys
 from collections.abc import Callable, Iterable
 from fcntl import ioctl
 from functools import lru_cache, partial
+from math import ceil
 from termios import FIONREAD
 from threading import RLock, Thread
 from time import monotonic
@@ -131,12 +132,14 @@ class Transfers:
         # Over HTTP/2 and 3 as over 1.1: each request has a connection, and so a window, of its own.
         self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_NOTHING)
         self._multi.setopt(pycurl.M_MAXCONNECTS, min(sockets, MOST_SOCKETS))
-        self._selector = selectors.DefaultSelector()
+        self._ready = select.epoll() if hasattr(select, "epoll") else _Poll()
+        self._watched: set[int] = set()
+        """Descriptors that `_ready` knows, but for the one of `wake`."""
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
         # Re-entrant: a signal handler may interrupt `wake` in its own thread. Whoever wakes late, a disk job above all, must
         # not write into a descriptor that belongs to somebody else by then.
         self._wake_lock = RLock()
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._ready.register(self._wake_read, select.POLLIN)
         self._woken = False
         self._timer_at: float | None = None
         self._active: dict[pycurl.Curl, Transfer] = {}
@@ -208,14 +211,15 @@ class Transfers:
         """Let libcurl work until `timeout` seconds have passed, something has ended, or `wake` was called."""
         if self._timer_at is not None:
             timeout = min(timeout, self._timer_at - monotonic())
-        for key, mask in self._selector.select(max(0.0, timeout)):
-            if key.fd == self._wake_read:
+        for fd, mask in self._ready.poll(max(0.0, timeout)):
+            if fd == self._wake_read:
                 self._drain()
                 continue
-            action = (pycurl.CSELECT_IN if mask & selectors.EVENT_READ else 0) | (
-                pycurl.CSELECT_OUT if mask & selectors.EVENT_WRITE else 0
+            # An error or a hang-up is for libcurl to find out, whatever it waits for.
+            action = (pycurl.CSELECT_IN if mask & ~select.POLLOUT else 0) | (
+                pycurl.CSELECT_OUT if mask & ~select.POLLIN else 0
             )
-            self._multi.socket_action(key.fd, action)
+            self._multi.socket_action(fd, action)
             self._settle()
         if self._timer_at is not None and monotonic() >= self._timer_at:
             self._timer_at = None
@@ -260,7 +264,7 @@ class Transfers:
         else:
             closing.join(LOOKUP_PATIENCE)
         if not closing.is_alive():
-            self._selector.close()
+            self._ready.close()
             os.close(self._wake_read)
 
     def _reap(self) -> None:
@@ -295,7 +299,7 @@ class Transfers:
     def _remember(self, port: int) -> None:
         """A new connection: which descriptor it has. libcurl does not say so in a callback, but its port is there to see."""
         # Most often the one that has waited longest; all the others only if libcurl never waited for this one to connect.
-        fd = _with_port(port, self._unnamed) or _with_port(port, [key.fd for key in self._selector.get_map().values()])
+        fd = _with_port(port, self._unnamed) or _with_port(port, tuple(self._watched))
         if fd is not None:
             self._unnamed.pop(fd, None)
             self._used[port] = fd
@@ -318,18 +322,21 @@ class Transfers:
     def _watch(self, event: int, fd: int, multi: object, data: object) -> None:
         """libcurl says which descriptor it waits for, and for what."""
         if event == pycurl.POLL_REMOVE:
-            try:
-                self._selector.unregister(fd)
-            except (KeyError, ValueError):
-                pass  # never watched
+            if fd in self._watched:
+                self._watched.remove(fd)
+                try:
+                    self._ready.unregister(fd)
+                except OSError:
+                    pass  # it is closed, and so forgotten
             self._unnamed.pop(fd, None)
             return
-        mask = selectors.EVENT_READ if event & pycurl.POLL_IN else 0
-        mask |= selectors.EVENT_WRITE if event & pycurl.POLL_OUT else 0
-        if fd in self._selector.get_map():
-            self._selector.modify(fd, mask)
+        mask = select.POLLIN if event & pycurl.POLL_IN else 0
+        mask |= select.POLLOUT if event & pycurl.POLL_OUT else 0
+        if fd in self._watched:
+            self._ready.modify(fd, mask)
         else:
-            self._selector.register(fd, mask)
+            self._ready.register(fd, mask)
+            self._watched.add(fd)
             self._unnamed[fd] = None
 
     def _set_timer(self, milliseconds: int) -> None:
@@ -351,6 +358,21 @@ class Transfers:
         except BlockingIOError:
             pass
         self._woken = False  # last: who finds it set has left its wish before, and wishes are looked at after this
+
+
+class _Poll:
+    """poll in the words of epoll."""
+
+    def __init__(self) -> None:
+        poll = select.poll()
+        self.register, self.modify, self.unregister = poll.register, poll.modify, poll.unregister
+        self._poll = poll.poll
+
+    def poll(self, seconds: float) -> list[tuple[int, int]]:
+        return self._poll(ceil(seconds * 1000))
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 def _with_port(port: int, descriptors: Iterable[int]) -> int | None:

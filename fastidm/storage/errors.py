@@ -58,5 +58,5 @@ class mapped:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, OSError):
+        if error is not None and isinstance(error, OSError):
             raise storage_error(error, self._path) from error

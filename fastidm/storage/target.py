@@ -398,7 +398,7 @@ class Target:
 
     def _take_name(self, path: str) -> None:
         self.path = path
-        self._final = os.path.join(self._here, path)
+        self._final = os.path.join(self._here, path) if self._here else path
         self.part_path = self._final + PART_SUFFIX
         self.journal_path = self._final + JOURNAL_SUFFIX
 

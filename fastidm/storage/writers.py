@@ -46,13 +46,17 @@ class PureWriter:
     def put(self, folder: bytes, path: bytes, data: bytearray, /) -> int:
         """Have `data` written to a new file at `path`, which is in `folder`; returns a number that `done` will name.
 
-        `data` must keep its length until then.
+        A thread that has nothing to do begins when `go` is called. `data` must keep its length until then.
         """
         with self._more:
             self._last += 1
             self._waiting.append((self._last, folder, path, data))
-            self._more.notify()
             return self._last
+
+    def go(self) -> None:
+        """Wake a thread for what was put."""
+        with self._more:
+            self._more.notify()
 
     def serve(self) -> None:
         """Write files until `close`."""
@@ -98,6 +102,8 @@ class Writers:
         self._writer = Writer(fd)
         self._threads = 0
         self._jobs: dict[int, Callable[[int], None]] = {}
+        self._put = False
+        """Whether something was put since the threads were told to go."""
         self._moved_at = 0.0
         """When a file was last written, or there was none to be written."""
 
@@ -109,13 +115,21 @@ class Writers:
     def write(self, path: str, data: bytearray, done: Callable[[int], None]) -> None:
         """Write `data` to a new file; then `deliver` calls `done(0)`, or with what `whole.write_whole` has answered instead.
 
-        The name is there then, and nothing is synced. `data` must keep its length until then.
+        The name is there then, and nothing is synced. `data` must keep its length until then. A thread that has nothing to do
+        begins when `go` is called.
         """
         if not self._jobs:
             self._moved_at = monotonic()
         self._jobs[self._writer.put(os.fsencode(os.path.dirname(path)), os.fsencode(path), data)] = done
+        self._put = True
         if self._threads == 0:
             self._one_more()
+
+    def go(self) -> None:
+        """Have what `write` was given begun. Not for each file: waking a thread costs as much as the loop's work for one."""
+        if self._put:
+            self._put = False
+            self._writer.go()
 
     def deliver(self) -> None:
         """Hand over what has been written since the last call. To be called now and then while files are pending."""

@@ -82,6 +82,7 @@ def test_every_file_is_written_and_told_once(kind: type[PureWriter], pipe: Pipe,
     contents = {f"file {number}": bytearray(os.urandom(number * 97)) for number in range(200)}
     threads = serving(writer, 4)
     numbers = {name: writer.put(os.fsencode(tmp_path), os.fsencode(tmp_path / name), data) for name, data in contents.items()}
+    writer.go()
     assert len(set(numbers.values())) == len(contents)
     assert collected(writer, pipe, len(contents)) == dict.fromkeys(numbers.values(), 0)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
@@ -112,6 +113,7 @@ def test_a_full_pipe_is_no_obstacle(kind: type[PureWriter], pipe: Pipe, tmp_path
     writer = kind(pipe.write)
     serving(writer)
     number = writer.put(os.fsencode(tmp_path), os.fsencode(tmp_path / "x"), bytearray(b"x"))
+    writer.go()
     until = monotonic() + SECONDS
     while not (done := writer.done()) and monotonic() < until:
         assert pipe.wait()  # of which there is enough
@@ -155,6 +157,7 @@ def test_nothing_leaks(kind: type[PureWriter], pipe: Pipe, tmp_path: Path) -> No
     threads = serving(writer)
     for _ in range(50):
         writer.put(folder, path, data)
+    writer.go()
     collected(writer, pipe, 50)
     writer.close()
     for thread in threads:
@@ -174,6 +177,7 @@ def test_each_answer_comes_back_in_a_call_to_deliver(many: Writers, pipe: Pipe, 
     for name in ("one", "two", "one"):
         many.write(str(tmp_path / name), bytearray(b"x"), partial(tell, name))
     assert many.pending == 3
+    many.go()
     while many.pending:
         assert pipe.wait()
         many.deliver()
