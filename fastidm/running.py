@@ -311,10 +311,12 @@ class RunningTask:
         if short.sink is None or short.head is None or self._target is None:
             return
         machine.head(FIRST, short.head, short.head_at, time())
-        table = SegmentTable(self._target.table)
-        machine.opened(table, short.head_at)
-        # The file may be complete by now, and the machine knows what follows from that.
-        machine.actions[:] = [action for action in machine.actions if not isinstance(action, Open | Arm)]
+        words = self._target.table.cast("q")  # in memory alone, and of one row
+        written, check = words[2], words[3]
+        words[2], words[3] = 0, ~0  # as it was then
+        machine.opened(SegmentTable(self._target.table), short.head_at)
+        words[2], words[3] = written, check
+        machine.actions.clear()
         self._mode = IoMode("pwrite", self._target.size, self.options.connections)
         self._checkpoints.start(0)
         self._sinks[FIRST] = short.sink

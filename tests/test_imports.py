@@ -18,6 +18,7 @@ ORDER = [
     # Each knows the vocabulary and what stands in the lines above it, and nothing of its own line.
     {"core"},
     {"net", "storage", "background"},
+    {"shortway"},
     {"running"},
     {"engine"},
     {"queue"},

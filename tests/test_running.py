@@ -67,10 +67,8 @@ def test_a_small_file_that_could_not_be_written_is_no_obstacle_to_a_pause(
     """It is asked for while the disk is at work, which then says that it is full."""
 
     def write(*arguments: object) -> int:
-        assert task._running is not None
-        machine = task._running.machine
         manager.call(lambda: manager.pause(task))
-        wait_until(lambda: machine.phase is Phase.PAUSED, "the pause")
+        wait_until(lambda: task.status is DownloadStatus.PAUSED, "the pause")
         return errno.ENOSPC
 
     monkeypatch.setattr(writers, "Writer", writers.PureWriter)
