@@ -11,7 +11,13 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
-from typing import Any
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    Job = Callable[[], Any]
+    Done = Callable[[Any, BaseException | None], None]
 
 MOST = 32
 """Helper threads at most. A task has one job at a time, so there are as many as tasks wait for their disks: with fewer, tasks
@@ -21,10 +27,6 @@ PATIENCE = 0.02
 with sixteen, two thousand small files took five times as long as with one (measured)."""
 IDLE = 5.0
 """Seconds without a job after which a thread ends."""
-
-Job = Callable[[], Any]
-Done = Callable[[Any, BaseException | None], None]
-
 
 class Background:
     """Helper threads and the way back. Parameter: `wake`, makes the loop come round and call `deliver`."""

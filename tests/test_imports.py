@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import fastidm
+from tests.support.content import content
+from tests.support.servers import Nginx
 
 PACKAGE = Path(fastidm.__file__).parent
-VOCABULARY = ("errors", "options", "events")
+VOCABULARY = ("errors", "records", "options", "events")
 ORDER = [
     # Each knows the vocabulary and what stands in the lines above it, and nothing of its own line.
     {"core"},
@@ -179,3 +181,26 @@ def test_every_name_of_the_menu_can_be_had(name: str) -> None:
 def test_a_name_that_is_not_on_the_menu_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'downlaod'"):
         fastidm.downlaod  # noqa: B018
+
+
+SLOW = ("argparse", "asyncio", "ast", "dataclasses", "inspect", "logging", "numpy", "typing")
+"""Modules that a download does without, since each takes a good part of what loading libcurl takes."""
+
+
+@pytest.mark.parametrize("size", [100, 3 << 20], ids=["small", "with a journal"])
+@pytest.mark.parametrize(
+    ("work", "allowed"),
+    [
+        ("from fastidm.cli.main import run\nassert run(['--quiet', '-o', sys.argv[2], sys.argv[1]]) == 0", {"argparse"}),
+        ("import fastidm\nfastidm.download(sys.argv[1], sys.argv[2])", set()),
+    ],
+    ids=["command", "api"],
+)
+def test_a_download_loads_nothing_slow(nginx: Nginx, tmp_path: Path, work: str, allowed: set[str], size: int) -> None:
+    url = nginx.add(f"imports-{size}.bin", content(size))
+    # Without site-packages' .pth files, which may load anything.
+    script = f"import sys\nsys.path[:0] = {sys.path!r}\n{work}\nprint(*sorted(set({SLOW!r}) & set(sys.modules)))"
+    command = [sys.executable, "-S", "-c", script, url, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= allowed
+    assert (tmp_path / "file").stat().st_size == size

@@ -14,7 +14,6 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn, TypeVar
 
 from fastidm.errors import EXIT_CODES, UsageError, printable, redact
 from fastidm.options import (
@@ -31,7 +30,11 @@ from fastidm.options import (
     parse_size,
 )
 
-Value = TypeVar("Value")
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, TypeVar
+
+    Value = TypeVar("Value")
 
 STDOUT = "-"
 """The FILE of `--output` that is none; a file of that name is "./-"."""

@@ -27,7 +27,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from fastidm.cli.arguments import Command, TextRequested, parse
 from fastidm.cli.progress import LiveReporter, PlainReporter, Reporter
@@ -35,31 +34,32 @@ from fastidm.cli.version import abandon_stdout, say
 from fastidm.errors import FastidmError, InterruptedDownload, printable, redact
 from fastidm.events import Event, Failed, Finished, Paused, Progress, Started
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
     from types import FrameType
+    from typing import Any, Protocol, TextIO
 
     from fastidm.options import Options
 
+    class Task(Protocol):
+        """What this module needs of a `fastidm.queue.Task`."""
+
+        @property
+        def error(self) -> FastidmError | None: ...
+        @property
+        def result(self) -> Finished | None: ...
+
+    class Manager(Protocol):
+        """What this module needs of a `fastidm.queue.Queue`."""
+
+        def add(self, url: str, options: Options) -> Task: ...
+        def run(self) -> None: ...
+        def stop(self) -> None: ...
+        def close(self) -> None: ...
+
+
 JSON_INTERVAL = 0.5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Task(Protocol):
-    """What this module needs of a `fastidm.queue.Task`."""
-
-    @property
-    def error(self) -> FastidmError | None: ...
-    @property
-    def result(self) -> Finished | None: ...
-
-
-class Manager(Protocol):
-    """What this module needs of a `fastidm.queue.Queue`."""
-
-    def add(self, url: str, options: Options) -> Task: ...
-    def run(self) -> None: ...
-    def stop(self) -> None: ...
-    def close(self) -> None: ...
 
 
 def run(arguments: Sequence[str], manager_factory: Callable[..., Manager] | None = None) -> int:

@@ -12,11 +12,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TextIO
 
 from fastidm.cli.drawing import Board, TaskView, clean, draw, figures_of, summary, width
 from fastidm.errors import redact
 from fastidm.events import Event, Failed, Finished, Progress, Retrying, Started
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from typing import TextIO
 
 DRAW_INTERVAL = 0.1
 PLAIN_INTERVAL = 5.0

@@ -7,11 +7,11 @@ counted in a row; a byte of progress clears the count. A server's Retry-After is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import UTC
 from enum import Enum
 
 from fastidm.errors import AuthError, FastidmError, LimitError, NetworkError, ProtocolError, TlsError, UsageError
+from fastidm.records import record, replace
 
 LONGEST = 600.0
 """Seconds: no Retry-After makes us wait longer than this."""
@@ -56,7 +56,7 @@ def final_error(trouble: Trouble, detail: str = "") -> FastidmError:
     return NetworkError(text, "check the address and the network; the same command tries again")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RetryPolicy:
     """How many failures in a row a task survives, and how long it waits after each.
 
