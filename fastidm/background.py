@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
+
+try:
+    from _queue import Empty, SimpleQueue
+except ImportError:  # where it is not in C; else `queue` would load two modules more
+    from queue import Empty, SimpleQueue
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ PATIENCE = 0.02
 with sixteen, two thousand small files took five times as long as with one (measured)."""
 IDLE = 5.0
 """Seconds without a job after which a thread ends."""
+
 
 class Background:
     """Helper threads and the way back. Parameter: `wake`, makes the loop come round and call `deliver`."""

@@ -10,7 +10,6 @@ import os
 from collections import deque
 from collections.abc import Callable
 from functools import partial, wraps
-from random import random
 from time import monotonic, time
 
 from fastidm.background import Background
@@ -90,6 +89,13 @@ def contained(method: Method) -> Method:
     return call  # type: ignore[return-value]
 
 
+def chance() -> float:
+    """A number in [0, 1)."""
+    from random import random  # when the first wait is drawn: most tasks never wait
+
+    return random()
+
+
 class ProbeSink:
     """Where the body of a first request goes: nowhere, until `sink` is there."""
 
@@ -161,7 +167,7 @@ class RunningTask:
     ) -> None:
         self.url = url
         self.options = options
-        self.machine = TaskMachine(url, options, random, shared.hosts, span)
+        self.machine = TaskMachine(url, options, chance, shared.hosts, span)
         self._shown_url = redact(url)
         self._origin = origin(url)
         self._shared = shared

@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from fastidm.cli.arguments import Command, TextRequested, parse
-from fastidm.cli.progress import LiveReporter, PlainReporter, Reporter
+from fastidm.cli.reporter import Reporter
 from fastidm.cli.version import abandon_stdout, say
 from fastidm.errors import FastidmError, InterruptedDownload, printable, redact
 from fastidm.events import Event, Failed, Finished, Paused, Progress, Started
@@ -231,6 +231,8 @@ def choose_reporter(quiet: bool, json: bool, environment: Mapping[str, str] = os
         return JsonReporter(stream, sys.stdout)
     if quiet or json:
         return Reporter(stream)
+    from fastidm.cli.progress import LiveReporter, PlainReporter
+
     # A dumb terminal, as in an editor's shell window, cannot move its cursor: it is treated like a log.
     dumb = environment.get("TERM", "") in ("", "dumb")
     if not stream.isatty():

@@ -13,7 +13,8 @@ import sys
 from time import monotonic
 
 from fastidm.cli.main import error_line
-from fastidm.cli.progress import DRAW_INTERVAL, Reporter
+from fastidm.cli.progress import DRAW_INTERVAL
+from fastidm.cli.reporter import Reporter
 from fastidm.core.rate import SpeedAverage, time_left
 from fastidm.errors import FastidmError, InterruptedDownload, StorageError, UsageError, redact
 from fastidm.events import Failed, Finished, Progress, Started

@@ -12,8 +12,6 @@ Sources: RFC 9110 sections 8.8 (validators), 14.4 (Content-Range), 15.3.7 (206),
 
 from __future__ import annotations
 
-from binascii import a2b_base64
-
 from fastidm.core.retry import retry_after
 from fastidm.errors import (
     AuthError,
@@ -283,6 +281,8 @@ def promised_digest(head: Head) -> tuple[str, str] | None:
     for name, (algorithm, size) in _DIGESTS.items():
         text = said.get(name, "")
         if len(text) > 2 and text[0] == text[-1] == ":":
+            from binascii import a2b_base64
+
             try:
                 digest = a2b_base64(text[1:-1], strict_mode=True)
             except ValueError:

@@ -355,7 +355,10 @@ class Transfers:
 
 def _with_port(port: int, descriptors: Iterable[int]) -> int | None:
     """Which of the descriptors is a socket with this local port."""
-    from socket import AF_INET, SOCK_STREAM, socket
+    try:
+        from _socket import AF_INET, SOCK_STREAM, socket
+    except ImportError:  # where it is not in C; else `socket` would make its enumerations, in several milliseconds
+        from socket import AF_INET, SOCK_STREAM, socket  # type: ignore[assignment]
 
     for fd in descriptors:
         try:
