@@ -23,7 +23,6 @@ seconds, rates bytes a second; what can be null is marked by `?`:
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -36,6 +35,7 @@ from fastidm.events import Event, Failed, Finished, Paused, Progress, Started
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
+    import signal
     from types import FrameType
     from typing import Any, Protocol, TextIO
 
@@ -56,6 +56,12 @@ if TYPE_CHECKING:
         def run(self) -> None: ...
         def stop(self) -> None: ...
         def close(self) -> None: ...
+
+else:  # of `signal` nothing is needed but this; its enumerations take a millisecond to make
+    try:
+        import _signal as signal
+    except ImportError:
+        import signal
 
 
 JSON_INTERVAL = 0.5
