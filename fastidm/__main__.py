@@ -8,6 +8,10 @@ from __future__ import annotations
 import gc
 import sys
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 
 def main() -> int:
     """Run the command with the arguments of this process; returns its exit code."""
@@ -26,5 +30,13 @@ def main() -> int:
         return 7
 
 
+def command() -> NoReturn:
+    """Run the command as the whole business of this process, and end it."""
+    code = main()
+    from fastidm.cli.leaving import leave
+
+    leave(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -11,13 +11,13 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from fastidm.errors import UsageError
 from fastidm.events import Progress, Result
 from fastidm.manager import STOP_SECONDS, DownloadManager, DownloadTask
 from fastidm.options import check_url, options_from, parse_size
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
     from typing import Unpack
 

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
-from typing import Any
+
+try:
+    from _queue import Empty, SimpleQueue
+except ImportError:  # where it is not in C; else `queue` would load two modules more
+    from queue import Empty, SimpleQueue
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    Job = Callable[[], Any]
+    Done = Callable[[Any, BaseException | None], None]
 
 MOST = 32
 """Helper threads at most. A task has one job at a time, so there are as many as tasks wait for their disks: with fewer, tasks
@@ -21,9 +31,6 @@ PATIENCE = 0.02
 with sixteen, two thousand small files took five times as long as with one (measured)."""
 IDLE = 5.0
 """Seconds without a job after which a thread ends."""
-
-Job = Callable[[], Any]
-Done = Callable[[Any, BaseException | None], None]
 
 
 class Background:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from fastidm.background import Background
 from fastidm.core.hosts import Hosts
@@ -25,6 +24,7 @@ from fastidm.running import Limit, RunningTask, Shared
 from fastidm.storage.target import Target
 from fastidm.storage.writers import Writers
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
     from fastidm.storage.memory import Nameless
     from fastidm.storage.sink import PureSink

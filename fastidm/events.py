@@ -6,9 +6,9 @@ Rules of this module: an event holds plain values, so it may be kept, pickled or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+
+from fastidm.records import record
 
 
 class DownloadStatus(Enum):
@@ -21,11 +21,11 @@ class DownloadStatus(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Started:
     """The first answer was accepted: name and size are known."""
 
-    kind: ClassVar[str] = "start"
+    kind = "start"
     url: str
     """As it may be shown: without password and query."""
     path: str
@@ -37,11 +37,11 @@ class Started:
     """Whether the server can send parts, so that several connections are possible."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Progress:
     """How far it is; several times a second."""
 
-    kind: ClassVar[str] = "progress"
+    kind = "progress"
     url: str
     path: str | None
     size: int | None
@@ -57,11 +57,11 @@ class Progress:
     """(start, stop, position) of every segment, sorted; they tile the file."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Retrying:
     """Something failed and will be tried again."""
 
-    kind: ClassVar[str] = "retry"
+    kind = "retry"
     url: str
     reason: str
     delay: float
@@ -70,17 +70,17 @@ class Retrying:
     """Failures in a row without progress."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Paused:
     """It was stopped; everything received is kept, and it can go on."""
 
-    kind: ClassVar[str] = "pause"
+    kind = "pause"
     url: str
     path: str | None
     received: int
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Result:
     """A download that is complete and verified, and how it came."""
 
@@ -113,18 +113,18 @@ class Result:
         return {algorithm: digest} if colon else {}
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Finished(Result):
     """The file is complete, verified, and under its final name."""
 
-    kind: ClassVar[str] = "done"
+    kind = "done"
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Failed:
     """It ended without a finished file."""
 
-    kind: ClassVar[str] = "error"
+    kind = "error"
     url: str
     error: str
     """Stable name, see `fastidm.errors.EXIT_CODES`."""

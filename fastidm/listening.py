@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from threading import Condition
-from typing import Any
 
 from fastidm.events import Event, Failed, Finished, Paused, Progress
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 LAST = (Finished, Failed, Paused)
 """After one of these a task tells nothing more, unless it is resumed."""

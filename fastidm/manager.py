@@ -14,12 +14,10 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from threading import Event as Flag
 from threading import Lock, Thread, current_thread
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from fastidm.core.segments import FIELDS
@@ -28,7 +26,9 @@ from fastidm.events import DownloadStatus, Event, Failed, Finished, Paused, Resu
 from fastidm.listening import LAST, Events, Mailbox
 from fastidm.options import MAX_DOWNLOADS, MOST, Options, check_url, options_from
 from fastidm.queue import Queue, Task
+from fastidm.records import replace
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
     from typing import Unpack
 

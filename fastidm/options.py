@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
 
 from fastidm.errors import UsageError, printable, redact
+from fastidm.records import names, record, replace
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
-    from typing import TypedDict
+    from typing import Any, TypedDict
 
     class Arguments(TypedDict, total=False):
         """`Options` as keyword arguments, in the shapes that are handy in Python; see `options_from`."""
@@ -65,7 +65,7 @@ _NUMBERS = ("timeout", "connect_timeout")
 _TEXTS = ("output", "directory", "user_agent", "user", "cookie_file", "proxy", "cacert", "cert", "key")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Options:
     """How one file is to be downloaded.
 
@@ -169,17 +169,17 @@ class Options:
     def __repr__(self) -> str:
         """What differs from the defaults, without secrets."""
         shown = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value == field.default:
+        for name in _FIELDS:
+            value = getattr(self, name)
+            if value == getattr(Options, name):
                 continue
-            if field.name == "headers":
+            if name == "headers":
                 value = tuple(f"{header.partition(':')[0]}: ***" for header in value)
-            elif field.name == "user":
+            elif name == "user":
                 value = "***"
-            elif field.name == "proxy":
+            elif name == "proxy":
                 value = redact(value)
-            shown.append(f"{field.name}={value!r}")
+            shown.append(f"{name}={value!r}")
         return f"Options({', '.join(shown)})"
 
 
@@ -233,7 +233,7 @@ def options_from(
     return replace(options or Options(), **named)
 
 
-_FIELDS = frozenset(field.name for field in fields(Options))
+_FIELDS = names(Options)
 
 
 def _is_one_line(text: str) -> bool:

@@ -13,11 +13,9 @@ import os
 from bisect import insort
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from fastidm.core.redirect import origin
 from fastidm.core.shares import may_join, shares
@@ -26,8 +24,10 @@ from fastidm.engine import Engine, free_descriptors
 from fastidm.errors import FastidmError, InterruptedDownload, UsageError, redact
 from fastidm.events import DownloadStatus, Event, Failed, Finished, Paused
 from fastidm.options import MAX_DOWNLOADS, Options, check_url
+from fastidm.records import replace
 from fastidm.running import Limit, RunningTask
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
     from fastidm.storage.memory import Nameless
 

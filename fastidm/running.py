@@ -9,11 +9,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial, wraps
-from random import random
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fastidm.background import Background
 from fastidm.core.actions import (
@@ -45,6 +42,7 @@ from fastidm.events import DownloadStatus, Event, Failed, Finished, Paused, Prog
 from fastidm.net.errors import trouble_of
 from fastidm.net.transfers import Transfer, Transfers
 from fastidm.options import Options
+from fastidm.records import record, replace
 from fastidm.shortway import ProbeSink, ShortWay, short_content
 from fastidm.storage.errors import storage_error
 from fastidm.storage.iomode import IoMode
@@ -54,9 +52,14 @@ from fastidm.storage.sink import FAILED, FULL, Sink
 from fastidm.storage.target import Resumable, Target, fits_memory
 from fastidm.storage.writers import Writers
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
     from fastidm.storage.memory import Nameless
     from fastidm.storage.sink import PureSink
+
+    Method = TypeVar("Method", bound=Callable[..., None])
 
 BEHIND_SECONDS = 0.1
 """How soon it is looked again whether the disk has caught up."""
@@ -68,9 +71,6 @@ EVENT_SECONDS = 0.1
 """Seconds between two Progress events."""
 MACHINE_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 """Bytes that this machine has."""
-
-
-Method = TypeVar("Method", bound=Callable[..., None])
 
 
 def contained(method: Method) -> Method:
@@ -89,7 +89,14 @@ def contained(method: Method) -> Method:
             self.machine.fail(failure)
             self._shared.wanting.append(self)
 
-    return cast(Method, call)
+    return call  # type: ignore[return-value]
+
+
+def chance() -> float:
+    """A number in [0, 1)."""
+    from random import random  # when the first wait is drawn: most tasks never wait
+
+    return random()
 
 
 class Limit:
@@ -113,7 +120,7 @@ class Limit:
         return self._bucket.wait(now)
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Shared:
     """What all tasks of an engine share."""
 
@@ -196,7 +203,7 @@ class RunningTask:
         """Its state machine, in the engine's thread only. Whoever asks for it ends the short way."""
         if self._machine is None:
             self._prepare_for_everything()
-            self._machine = TaskMachine(self.url, self.options, random, self._shared.hosts, self.span)
+            self._machine = TaskMachine(self.url, self.options, chance, self._shared.hosts, self.span)
             if self._short is not None:
                 self._leave_short_way(self._machine, self._short)
         return self._machine
@@ -714,7 +721,7 @@ class RunningTask:
             end = Ended(trouble, detail)
         else:
             self._taken += sink.received
-            end = self._end_with_sink(sink, code, message)._replace(received=sink.received)
+            end = replace(self._end_with_sink(sink, code, message), received=sink.received)
             self._retire(sink)
         self.machine.ended(id, end, now)
 

@@ -13,12 +13,14 @@ Rules of this module:
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, Any
 
 from fastidm.core.response import Accepted, Content, Head, judge, promised_digest
 from fastidm.storage.sink import FULL, PAUSE
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from fastidm.net.transfers import Transfer
     from fastidm.storage.sink import PureSink
 

@@ -21,10 +21,8 @@ import io
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from threading import Condition
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
 from fastidm.core.response import Content
 from fastidm.core.span import Span
@@ -41,10 +39,14 @@ from fastidm.errors import (
 from fastidm.events import Event, Failed, Finished, Paused, Retrying, Started
 from fastidm.manager import DownloadManager, DownloadTask
 from fastidm.options import Options
+from fastidm.records import replace
 from fastidm.running import Limit
 from fastidm.storage.memory import Piece
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from _typeshed import WriteableBuffer
 
     from fastidm.storage.memory import Body

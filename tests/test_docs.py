@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fastidm.cli.arguments import _flags, _parser, parse
+from fastidm.cli.arguments import parse
+from fastidm.cli.usage import make_parser, spellings
 from fastidm.core.phase import TRANSITIONS, Phase
 from fastidm.demo.__main__ import parser as demo_parser
 from fastidm.errors import EXIT_CODES
@@ -120,7 +121,7 @@ def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
 def test_every_flag_in_the_readme_exists() -> None:
     known = {
         "fastidm.demo": {flag for action in demo_parser()._actions for flag in action.option_strings},
-        "": set(_flags(_parser())),
+        "": set(spellings(make_parser())),
     }
     pieces = [*code(README), *"\n".join(blocks(README, "sh")).splitlines()]
     named = {(demo, flag) for p in pieces for _, demo, rest in [split_at_demo(p)] for flag in FLAG.findall(rest)}

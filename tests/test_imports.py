@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import fastidm
+from tests.support.content import content
+from tests.support.servers import Nginx
 
 PACKAGE = Path(fastidm.__file__).parent
-VOCABULARY = ("errors", "options", "events")
+VOCABULARY = ("errors", "records", "options", "events")
 ORDER = [
     # Each knows the vocabulary and what stands in the lines above it, and nothing of its own line.
     {"core"},
@@ -33,9 +35,9 @@ MAY_IMPORT = {
     **{home: {*VOCABULARY}.union(*ORDER[:level]) for level, line in enumerate(ORDER) for home in line},
     "__main__": {"cli"},
 }
-# The text of --version names libcurl and the sink, and must not start the engine to find out.
+# The text of --version names the sink, and must not start the engine to find out.
 ONLY_IN = {
-    "pycurl": ("net", "cli.version"),
+    "pycurl": ("net",),
     "mmap": ("storage",),
     "msgpack": ("storage",),
     "fastidm._hotpath": ("storage", "cli.version"),
@@ -158,7 +160,7 @@ def test_the_rules_notice_what_they_forbid(module: str, source: str) -> None:
         ("fastidm.net.multi", "import pycurl\nfrom fastidm.core.response import judge"),
         ("fastidm.net.multi", "from fastidm import __version__"),
         ("fastidm.cli.run", "from fastidm import DownloadManager, errors\nprint(1)"),
-        ("fastidm.cli.version", "import pycurl, fastidm._hotpath"),
+        ("fastidm.cli.version", "import fastidm._hotpath\nfrom fastidm.net.curl import pycurl"),
     ],
 )
 def test_the_rules_allow_what_they_should(module: str, source: str) -> None:
@@ -180,3 +182,26 @@ def test_every_name_of_the_menu_can_be_had(name: str) -> None:
 def test_a_name_that_is_not_on_the_menu_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'downlaod'"):
         fastidm.downlaod  # noqa: B018
+
+
+SLOW = ("argparse", "asyncio", "ast", "dataclasses", "inspect", "logging", "numpy", "re", "shutil", "socket", "typing")
+"""Modules that a download does without, since each takes a good part of what loading libcurl takes."""
+
+
+@pytest.mark.parametrize("size", [100, 3 << 20], ids=["small", "with a journal"])
+@pytest.mark.parametrize(
+    "work",
+    [
+        "from fastidm.cli.main import run\nassert run(['--quiet', '--conn=16', '-o', sys.argv[2], sys.argv[1]]) == 0",
+        "import fastidm\nfastidm.download(sys.argv[1], sys.argv[2])",
+    ],
+    ids=["command", "api"],
+)
+def test_a_download_loads_nothing_slow(nginx: Nginx, tmp_path: Path, work: str, size: int) -> None:
+    url = nginx.add(f"imports-{size}.bin", content(size))
+    # Without site-packages' .pth files, which may load anything.
+    script = f"import sys\nsys.path[:0] = {sys.path!r}\n{work}\nprint(*sorted(set({SLOW!r}) & set(sys.modules)))"
+    command = [sys.executable, "-S", "-c", script, url, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+    assert (tmp_path / "file").stat().st_size == size

@@ -4,19 +4,19 @@ Rules of this module:
 
 * A flag is a field of `Options`: its `dest` is the field's name and its default is the field's default, so neither is
   written twice. Whether a value is in range is decided by `Options`; here text becomes numbers, sizes and paths.
+* Words that are plain are understood here. `cli.usage` has argparse for help and for all that is not, made of the same
+  `flags`, and is loaded when it is needed: it takes as long as half of libcurl.
 * Whatever is wrong is one `UsageError` of one line, with the nearest valid spelling if there is one.
 * No message holds a secret: URLs and proxies are redacted, the values of `--user` and `--header` are never quoted.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn, TypeVar
 
-from fastidm.errors import EXIT_CODES, UsageError, printable, redact
+from fastidm.errors import UsageError, printable, redact
 from fastidm.options import (
     HTTP_VERSIONS,
     IO_MODES,
@@ -31,54 +31,14 @@ from fastidm.options import (
     parse_size,
 )
 
-Value = TypeVar("Value")
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    Value = TypeVar("Value")
 
 STDOUT = "-"
 """The FILE of `--output` that is none; a file of that name is "./-"."""
-
-# What other download tools call it. Only spellings that resemble none of ours are listed.
-FOREIGN = {
-    "--continue": "downloads are always continued, leave it out",
-    "-c": "downloads are always continued, leave it out",
-    "--split": "did you mean --conn?",
-    "-s": "did you mean --conn, or --quiet?",
-    "-j": "did you mean --max-downloads, or --conn?",
-    "--parallel-max": "did you mean --max-downloads?",
-    "--max-concurrent-downloads": "did you mean --max-downloads?",
-    "--max-connection-per-server": "did you mean --conn?",
-    "--num-connections": "did you mean --conn?",
-    "--max-speed": "did you mean --limit-rate?",
-    "--no-check-certificate": "did you mean --insecure?",
-    "--tries": "did you mean --retries?",
-    "-t": "did you mean --retries?",
-    "-L": "redirects are always followed, leave it out",
-    "-O": "did you mean -o? Without it the server names the file",
-    "-P": "did you mean -d?",
-}
-
-EXAMPLES = """\
-examples:
-  fastidm https://example.com/disk.iso                   one file, up to 16 connections
-  fastidm -n 32 -o disk.iso https://example.com/latest   more connections, a name of your own
-  fastidm -d ~/Downloads URL1 URL2 URL3                  several files into one folder
-  fastidm --max-downloads 16 $(cat urls.txt)             many small files, 16 at a time
-  fastidm --checksum sha256:9f86d0...0a08 URL           the file appears only if the checksum is right
-  fastidm --limit-rate 2M --quiet URL                    gently, and silent unless something fails
-  fastidm -o - URL | tar -xz                             in order to another program, nothing on disk
-  FASTIDM_PASSWORD=... fastidm --user ann URL            a password that no process list shows
-  fastidm --json URL | jq .event                         one JSON object a line for programs
-  Ctrl-C, then the same command again                    goes on where it stopped, also after kill -9 or a power cut
-"""
-
-ENVIRONMENT = """\
-environment:
-  FASTIDM_PASSWORD         the password of --user NAME
-  http_proxy, https_proxy, all_proxy, no_proxy           proxies, unless --proxy is given
-  NO_COLOR                 no colours
-  FASTIDM_PURE=1           do without the C extension
-  FASTIDM_DEBUG=1          show the traceback of an internal error
-"""
-
 
 class Command:
     """What one command line asks for."""
@@ -121,14 +81,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
 
     Raises `UsageError` for anything that is wrong, `TextRequested` for `--help` and `--version`.
     """
-    parser = _parser()
-    _look_for_single_dashes(parser, arguments)
-    given, rest = parser.parse_known_args(arguments)
-    values: dict[str, Any] = vars(given)
-    if unknown := next((a for a in rest if a.startswith("-") and a != "--"), None):
-        raise _unknown_flag(unknown, _flags(parser))
-    # argparse takes the first URLs in a row only; those that come after another flag are in the rest, in their order.
-    urls = (*values.pop("urls"), *(a for a in rest if a != "--"))
+    values, found = _read(arguments)
+    urls = tuple(found)
     if not urls:
         raise UsageError("no URL given", "see fastidm --help")
     for url in urls:
@@ -155,55 +109,24 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     try:
         options = Options(**values)
     except UsageError as error:
-        raise _in_words_of_the_command_line(error, parser) from None
+        raise _in_words_of_the_command_line(error) from None
     return Command(urls, options, quiet, json, max_downloads, to_stdout)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        named, _, problem = message.removeprefix("argument ").partition(": ")
-        flag = named.rpartition("/")[2]
-        if problem.startswith("expected"):
-            raise UsageError(f"{flag} needs a value")
-        if problem.startswith("ignored explicit argument"):
-            raise UsageError(f"{flag} takes no value")
-        raise UsageError(printable(message))
+def flags(group: Callable[[str], Callable[..., None]]) -> None:
+    """The flags, in the groups of `--help`.
 
-
-class _Help(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        raise TextRequested(parser.format_help())
-
-
-class _Version(argparse.Action):
-    def __call__(self, *_: object) -> NoReturn:
-        from fastidm.cli.version import describe
-
-        raise TextRequested(describe())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="fastidm",
-        usage="fastidm [FLAG]... URL...",
-        description="Download a file over many connections at once; several URLs are several files.\n"
-        "What an earlier run received is not fetched again: to resume, run the same command.",
-        epilog="\n".join((EXAMPLES, ENVIRONMENT, _exit_code_table())),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        add_help=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("urls", metavar="URL", nargs="*", default=[], help=argparse.SUPPRESS)
-
-    add = _group(parser, "where to")
+    Parameter: `group`, gives for the title of a group a function that takes a flag as argparse's `add_argument` does; a `type`
+    is to be called with the flag and the text.
+    """
+    add = group("where to")
     name = "name of the file (one URL only), in DIR if -d is given; - for stdout"
     add("-o", "--output", metavar="FILE", type=_file_name, help=name)
     add("-d", "--dir", dest="directory", metavar="DIR", help="folder of the files (default: here)")
     add("--overwrite", action="store_true", help="replace a finished file of the same name")
     add("--rename", action="store_true", help="if the name is taken, use the next one: 'name (1).ext', 'name (2).ext', ...")
 
-    add = _group(parser, "speed")
+    add = group("speed")
     default = f"1 to {MAX_CONNECTIONS} (default {Options.connections})"
     add("-n", "--conn", dest="connections", metavar="N", type=_whole, help=f"most connections for a file, {default}")
     default = f"(default {MAX_DOWNLOADS})"
@@ -214,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--io", metavar="HOW", type=_io, help=f"{_either(IO_MODES)} (default {Options.io})")
     add("--no-sync", dest="sync", action="store_false", help="do not wait for the disk at the end")
 
-    add = _group(parser, "integrity and going on")
+    add = group("integrity and going on")
     add(
         "--checksum",
         metavar="NAME:HEX",
@@ -225,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     default = f"{_either(ON_CHANGE)} (default {Options.on_change})"
     add("--on-change", metavar="WHAT", type=_on_change, help=f"if the remote file changed: {default}")
 
-    add = _group(parser, "access")
+    add = group("access")
     lines = "extra request header 'Name: value', or @FILE with one a line; repeatable"
     add("-H", "--header", dest="headers", metavar="LINE", action="append", type=_header_lines, help=lines)
     add("-A", "--user-agent", metavar="TEXT", help="what to call ourselves")
@@ -233,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--netrc", action="store_true", help="name and password from ~/.netrc")
     add("-b", "--cookie-file", metavar="FILE", type=_readable, help="cookies to send, a Netscape cookies.txt")
 
-    add = _group(parser, "network")
+    add = group("network")
     add("-x", "--proxy", metavar="URL", type=_proxy, help=f"{_either(PROXY_SCHEMES)}; '' for none")
     add("--cacert", metavar="FILE", type=_readable, help="certificates to trust, PEM")
     add("--cert", metavar="FILE", type=_readable, help="client certificate, PEM")
@@ -249,64 +172,74 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-redirects", metavar="N", type=_whole, help=f"most redirects to follow {default}")
     add("--allow-downgrade", action="store_true", help="follow redirects from https down to http")
 
-    add = _group(parser, "output")
+    add = group("output")
     add("-q", "--quiet", action="store_true", help="nothing but errors")
     add("--json", action="store_true", help="one JSON object a line: start, progress, retry, done, error")
-    add("--version", action=_Version, nargs=0, help="versions of fastidm, libcurl and pycurl, and the sink in use")
-    add("-h", "--help", action=_Help, nargs=0, help="this text")
-    return parser
+    add("--version", action="version", help="versions of fastidm, libcurl and pycurl, and the sink in use")
+    add("-h", "--help", action="help", help="this text")
 
 
-def _group(parser: argparse.ArgumentParser, title: str) -> Callable[..., None]:
-    """A function that adds a flag to the group `title`; a `type` is called with the flag and the text."""
-    group = parser.add_argument_group(title)
+def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Values by field, and URLs. Plain words are understood here; whatever is not, is argparse's business, errors included."""
+    plain = plainly(arguments)
+    if plain is not None:
+        return plain
+    from fastidm.cli.usage import read
 
-    def add(*names: str, type: Callable[[str, str], Any] | None = None, **rest: Any) -> None:
-        if type is not None:
-            rest["type"] = partial(type, names[-1])
-        group.add_argument(*names, **rest)
-
-    return add
+    return read(arguments)
 
 
-def _exit_code_table() -> str:
-    rows = (f"  {code:>2}  {name:<16} {meaning}" for code, (name, meaning) in EXIT_CODES.items())
-    return "\n".join(("exit codes:", *rows)) + "\n"
+def plainly(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
+    """What argparse would make of `arguments`; None: there is more to it than flags, each as it is spelt, values and URLs."""
+    known = known_flags()
+    urls, given = [], []
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-"):
+            urls.append(word)
+            continue
+        flag, equals, text = word.partition("=")
+        if flag not in known or (equals and not flag.startswith("--")):
+            return None
+        field, action, convert = known[flag]
+        if action in ("store", "append"):
+            value = text if equals else next(words, None)
+            if value is None or (value.startswith("-") and value != STDOUT and not equals):
+                return None
+            given.append((field, action, convert, value))
+        elif action in ("store_true", "store_false") and not equals:
+            given.append((field, action, None, ""))
+        else:
+            return None
+    # Only now, since to read the file of --header twice may not be possible.
+    values: dict[str, Any] = {}
+    for field, action, convert, text in given:
+        if action == "store":
+            values[field] = text if convert is None else convert(text)
+        elif action == "append":
+            values.setdefault(field, []).append(text if convert is None else convert(text))
+        else:
+            values[field] = action == "store_true"
+    return values, urls
 
 
-def _flags(parser: argparse.ArgumentParser) -> list[str]:
-    return [flag for action in parser._actions for flag in action.option_strings]
+def known_flags() -> dict[str, tuple[str, str, Callable[[str], Any] | None]]:
+    """Each spelling of each flag -> (its field, what it does in words of argparse, what makes a value of its text)."""
+    known: dict[str, tuple[str, str, Callable[[str], Any] | None]] = {}
+
+    def add(*names: str, dest: str = "", action: str = "store", type: Callable[..., Any] | None = None, **_: str) -> None:
+        field = dest or names[-1].removeprefix("--").replace("-", "_")
+        known.update(dict.fromkeys(names, (field, action, type and partial(type, names[-1]))))
+
+    flags(lambda title: add)
+    return known
 
 
-def _look_for_single_dashes(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    # "-output x" would be read as "-o utput x", a file of an unwanted name and a URL that is none.
-    known = _flags(parser)
-    for argument in arguments:
-        if argument == "--":
-            return
-        word = "-" + argument.partition("=")[0]
-        if len(word) > 4 and word in known:
-            raise UsageError(f"unknown flag {word[1:]}", f"did you mean {word}?")
-
-
-def _unknown_flag(argument: str, known: Iterable[str]) -> UsageError:
-    word = argument.partition("=")[0].partition(":")[0]  # what follows may be a secret
-    if not word.startswith("--"):
-        near = nearest("-" + word, known, 0.8) if len(word) > 2 else None
-        if not near:
-            word = word[:2]  # here too, as in -pPASSWORD
-            near = word.swapcase() if word.swapcase() in known else None
-    else:
-        near = nearest(word, known)
-    hint = FOREIGN.get(word) or (f"did you mean {near}?" if near else "see fastidm --help")
-    return UsageError(f"unknown flag {printable(word)}", hint)
-
-
-def _in_words_of_the_command_line(error: UsageError, parser: argparse.ArgumentParser) -> UsageError:
+def _in_words_of_the_command_line(error: UsageError) -> UsageError:
     """`error` of `Options`, with the flag in place of the field that its message begins with."""
     field, _, rest = error.message.partition(" ")
-    flags = [a.option_strings[-1] for a in parser._actions if a.dest == field and a.option_strings]
-    return UsageError(f"{flags[0]} {rest}", error.hint) if flags else error
+    spellings = [flag for flag, (dest, _, _) in known_flags().items() if dest == field]
+    return UsageError(f"{spellings[-1]} {rest}", error.hint) if spellings else error
 
 
 def _either(choices: Sequence[str]) -> str:

@@ -23,43 +23,49 @@ seconds, rates bytes a second; what can be null is marked by `?`:
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from fastidm.cli.arguments import Command, TextRequested, parse
-from fastidm.cli.progress import LiveReporter, PlainReporter, Reporter
+from fastidm.cli.reporter import Reporter
 from fastidm.cli.version import abandon_stdout, say
 from fastidm.errors import FastidmError, InterruptedDownload, printable, redact
 from fastidm.events import Event, Failed, Finished, Paused, Progress, Started
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
+    import signal
     from types import FrameType
+    from typing import Any, Protocol, TextIO
 
     from fastidm.options import Options
 
+    class Task(Protocol):
+        """What this module needs of a `fastidm.queue.Task`."""
+
+        @property
+        def error(self) -> FastidmError | None: ...
+        @property
+        def result(self) -> Finished | None: ...
+
+    class Manager(Protocol):
+        """What this module needs of a `fastidm.queue.Queue`."""
+
+        def add(self, url: str, options: Options) -> Task: ...
+        def run(self) -> None: ...
+        def stop(self) -> None: ...
+        def close(self) -> None: ...
+
+else:  # of `signal` nothing is needed but this; its enumerations take a millisecond to make
+    try:
+        import _signal as signal
+    except ImportError:
+        import signal
+
+
 JSON_INTERVAL = 0.5
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Task(Protocol):
-    """What this module needs of a `fastidm.queue.Task`."""
-
-    @property
-    def error(self) -> FastidmError | None: ...
-    @property
-    def result(self) -> Finished | None: ...
-
-
-class Manager(Protocol):
-    """What this module needs of a `fastidm.queue.Queue`."""
-
-    def add(self, url: str, options: Options) -> Task: ...
-    def run(self) -> None: ...
-    def stop(self) -> None: ...
-    def close(self) -> None: ...
 
 
 def run(arguments: Sequence[str], manager_factory: Callable[..., Manager] | None = None) -> int:
@@ -231,6 +237,8 @@ def choose_reporter(quiet: bool, json: bool, environment: Mapping[str, str] = os
         return JsonReporter(stream, sys.stdout)
     if quiet or json:
         return Reporter(stream)
+    from fastidm.cli.progress import LiveReporter, PlainReporter
+
     # A dumb terminal, as in an editor's shell window, cannot move its cursor: it is treated like a log.
     dumb = environment.get("TERM", "") in ("", "dumb")
     if not stream.isatty():

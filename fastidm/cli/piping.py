@@ -11,16 +11,18 @@ import select
 import signal
 import sys
 from time import monotonic
-from typing import TYPE_CHECKING, NoReturn
 
 from fastidm.cli.main import error_line
-from fastidm.cli.progress import DRAW_INTERVAL, Reporter
+from fastidm.cli.progress import DRAW_INTERVAL
+from fastidm.cli.reporter import Reporter
 from fastidm.core.rate import SpeedAverage, time_left
 from fastidm.errors import FastidmError, InterruptedDownload, StorageError, UsageError, redact
 from fastidm.events import Failed, Finished, Progress, Started
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
     from types import FrameType
+    from typing import NoReturn
 
     from fastidm.cli.arguments import Command
     from fastidm.streams import Stream

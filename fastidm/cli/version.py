@@ -1,7 +1,6 @@
 """What `--version` says: the versions that matter in a bug report, found without starting anything.
 
-Rule of this module: answer fast. Importing pycurl as a whole drags in helpers for asyncio, dataclasses and inspect,
-which takes twice as long as loading libcurl itself; so only its extension module is loaded here.
+Rule of this module: answer fast.
 """
 
 from __future__ import annotations
@@ -9,20 +8,17 @@ from __future__ import annotations
 import os
 import sys
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
-if TYPE_CHECKING:
-    from types import ModuleType
-
 
 def describe() -> str:
     """The text of `--version`: fastidm, libcurl and its TLS library, pycurl, Python, and the sink in use."""
     from fastidm import __version__
 
     try:
-        curl = _pycurl()
-        info = curl.version_info()
-        pycurl = curl.version.split()[0].rpartition("/")[2]
-        libcurl = f"libcurl {info[1]} ({info[5] or 'no TLS'})\npycurl {pycurl}"
+        from fastidm.net.curl import pycurl
+
+        info = pycurl.version_info()
+        version = pycurl.version.split()[0].rpartition("/")[2]
+        libcurl = f"libcurl {info[1]} ({info[5] or 'no TLS'})\npycurl {version}"
     except ImportError as error:
         libcurl = f"libcurl not available: {error}"
     return f"fastidm {__version__}\n{libcurl}\nPython {sys.version.split()[0]}\nsink {sink_kind()}\n"
@@ -64,21 +60,3 @@ def abandon_stdout() -> None:
         pass
     finally:
         os.close(nowhere)
-
-
-def _pycurl() -> ModuleType:
-    """The extension module of pycurl, without the package around it if there is one."""
-    if "pycurl" not in sys.modules:
-        from importlib.machinery import PathFinder
-
-        package = PathFinder.find_spec("pycurl")
-        folders = package.submodule_search_locations if package else None
-        spec = PathFinder.find_spec("pycurl._pycurl", folders) if folders else None
-        if spec and spec.loader:
-            module = spec.loader.create_module(spec)
-            if module is not None:
-                spec.loader.exec_module(module)
-                return module
-    from importlib import import_module
-
-    return import_module("pycurl")

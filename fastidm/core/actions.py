@@ -6,14 +6,15 @@ Rule of this module: plain immutable values. Offsets and sizes are bytes; ranges
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
 
 from fastidm.core.response import Content, Head
 from fastidm.core.retry import Trouble
 from fastidm.errors import FastidmError
+from fastidm.records import record
 
 
-class Request(NamedTuple):
+@record(frozen=True)
+class Request:
     """Open connection `connection` for bytes first..last (`first` None: no Range; `last` None: to the end)."""
 
     connection: int
@@ -24,7 +25,8 @@ class Request(NamedTuple):
     """Not over a kept-alive connection."""
 
 
-class Arm(NamedTuple):
+@record(frozen=True)
+class Arm:
     """Let the body of `connection` into segment `row`; its first byte belongs at offset `cursor`."""
 
     connection: int
@@ -34,13 +36,15 @@ class Arm(NamedTuple):
     """Bytes after the segment's stop that are kept, to be compared with what the next segment has."""
 
 
-class Cancel(NamedTuple):
+@record(frozen=True)
+class Cancel:
     """End a connection; nothing of it will be told back."""
 
     connection: int
 
 
-class Open(NamedTuple):
+@record(frozen=True)
+class Open:
     """Make part file and journal for `content`, or go on with `rows` of an earlier run."""
 
     content: Content
@@ -48,30 +52,35 @@ class Open(NamedTuple):
     rows: bytes | None
 
 
-class Discard(NamedTuple):
+@record(frozen=True)
+class Discard:
     """The task begins anew: the next `Open` replaces what was written."""
 
     worthless: bool = False
     """What was written is nobody's file: it is not to be kept even if there is no next `Open`."""
 
 
-class Withdraw(NamedTuple):
+@record(frozen=True)
+class Withdraw:
     """What this run wrote may be of another file: unless the task begins anew, `rows` are what is kept."""
 
     rows: bytes
 
 
-class Compare(NamedTuple):
+@record(frozen=True)
+class Compare:
     """Compare what connections brought beyond their segments with what is written there."""
 
 
-class Finish(NamedTuple):
+@record(frozen=True)
+class Finish:
     """Verify, sync and rename the file of `size` bytes."""
 
     size: int
 
 
-class Notify(NamedTuple):
+@record(frozen=True)
+class Notify:
     """Tell the user that something will be tried again after `delay` seconds."""
 
     reason: str
@@ -79,7 +88,8 @@ class Notify(NamedTuple):
     failures: int
 
 
-class Close(NamedTuple):
+@record(frozen=True)
+class Close:
     """The task has ended or pauses: let go of part file and journal; what is worth keeping stays."""
 
 
@@ -93,7 +103,8 @@ class Place(Enum):
     DROP = "drop"
 
 
-class Ended(NamedTuple):
+@record(frozen=True)
+class Ended:
     """How a connection ended: `trouble` None means that the whole body came, or that its segment was cut."""
 
     trouble: Trouble | None = None
@@ -106,7 +117,8 @@ class Ended(NamedTuple):
     """Bytes of the body that came in all."""
 
 
-class Resumed(NamedTuple):
+@record(frozen=True)
+class Resumed:
     """What an earlier run left."""
 
     content: Content

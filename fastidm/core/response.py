@@ -12,9 +12,6 @@ Sources: RFC 9110 sections 8.8 (validators), 14.4 (Content-Range), 15.3.7 (206),
 
 from __future__ import annotations
 
-from binascii import a2b_base64
-from dataclasses import dataclass, field, replace
-
 from fastidm.core.retry import retry_after
 from fastidm.errors import (
     AuthError,
@@ -27,6 +24,7 @@ from fastidm.errors import (
     RedirectError,
     RefusedError,
 )
+from fastidm.records import field, record, replace
 
 MAX_OFFSET = (1 << 63) - 1
 RETRIABLE = frozenset((408, 425, 429, 500, 502, 503, 504))
@@ -35,7 +33,7 @@ RANGE_REFUSED = frozenset((400, 403, 405, 416, 501))
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Head:
     """The status line and the fields of one final response. Field names are lower case; repeated fields stay apart."""
 
@@ -55,7 +53,7 @@ class Head:
         return [value for known, value in self.fields if known == name] if name in self._first else []
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Content:
     """What pins the remote file: total size in bytes and validators, each None when the server does not say."""
 
@@ -64,7 +62,7 @@ class Content:
     last_modified: str | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Accepted:
     """The body may be written from offset `start` on; it ends before `stop` (None: nobody knows)."""
 
@@ -75,26 +73,26 @@ class Accepted:
     """Whether the server has shown that it can send parts."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Redirected:
     """The file is elsewhere; `core.redirect` says where."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class WithoutRange:
     """The server does not do ranges, or not like this: the first request is worth sending again without one."""
 
     error: FastidmError
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RangeIgnored:
     """The whole file came where a part was asked for; not a byte of it may be written here."""
 
     content: Content
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Again:
     """Not now: try later, after `delay` seconds if the server says how long."""
 
@@ -102,7 +100,7 @@ class Again:
     delay: float | None = None
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Refused:
     """No, and asking again will not help."""
 
@@ -283,6 +281,8 @@ def promised_digest(head: Head) -> tuple[str, str] | None:
     for name, (algorithm, size) in _DIGESTS.items():
         text = said.get(name, "")
         if len(text) > 2 and text[0] == text[-1] == ":":
+            from binascii import a2b_base64
+
             try:
                 digest = a2b_base64(text[1:-1], strict_mode=True)
             except ValueError:

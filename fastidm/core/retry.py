@@ -7,11 +7,10 @@ counted in a row; a byte of progress clears the count. A server's Retry-After is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC
 from enum import Enum
 
 from fastidm.errors import AuthError, FastidmError, LimitError, NetworkError, ProtocolError, TlsError, UsageError
+from fastidm.records import record, replace
 
 LONGEST = 600.0
 """Seconds: no Retry-After makes us wait longer than this."""
@@ -56,7 +55,7 @@ def final_error(trouble: Trouble, detail: str = "") -> FastidmError:
     return NetworkError(text, "check the address and the network; the same command tries again")
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class RetryPolicy:
     """How many failures in a row a task survives, and how long it waits after each.
 
@@ -111,7 +110,7 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 def parse_http_date(text: str) -> float | None:
     """Seconds since the epoch of an IMF-fixdate ("Sun, 06 Nov 1994 08:49:37 GMT"); None for anything else."""
-    from datetime import datetime
+    from datetime import UTC, datetime
 
     try:
         _, day, month, year, clock, zone = text.replace(",", " ").split()

@@ -7,7 +7,8 @@ segment costs its connection: split late, seldom, by time left, and so that both
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from fastidm.records import record
 
 FIRST_CUT = 1 << 20
 """Bytes: the first cut makes no segment smaller than this; a slow server's small files are split later, by time left."""
@@ -34,7 +35,8 @@ def first_cut(size: int, connections: int) -> list[int]:
     return [size * part // parts // ALIGN * ALIGN for part in range(1, parts)]
 
 
-class Runner(NamedTuple):
+@record(frozen=True)
+class Runner:
     """A segment that a connection fills, as the scheduler sees it: `speed` is its bytes per second, 0 if it stands still;
     `backlog`, bytes that had come for it and waited here."""
 
@@ -50,7 +52,8 @@ class Runner(NamedTuple):
         return left / self.speed if self.speed > 0 else (float("inf") if left else 0.0)
 
 
-class Cut(NamedTuple):
+@record(frozen=True)
+class Cut:
     """Cut segment `row` at offset `at`: the back goes to another connection."""
 
     row: int

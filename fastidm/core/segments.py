@@ -17,10 +17,13 @@ costs 10 µs. `array` gives numpy's view of the same memory to those who want to
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
+    from typing import NamedTuple
+
     from numpy import void
     from numpy.typing import NDArray
 
@@ -33,12 +36,17 @@ UNKNOWN = (1 << 63) - 1
 """`stop` of the only segment of a stream whose length the server does not say."""
 
 
-class Segment(NamedTuple):
-    """A copy of one row: half-open [start, stop), written up to `position`."""
+if TYPE_CHECKING:
 
-    start: int
-    stop: int
-    position: int
+    class Segment(NamedTuple):
+        """A copy of one row: half-open [start, stop), written up to `position`."""
+
+        start: int
+        stop: int
+        position: int
+
+else:  # the same, without importing typing
+    Segment = namedtuple("Segment", ("start", "stop", "position"))
 
 
 class SegmentTable:

@@ -6,12 +6,11 @@ counted from the beginning of the file. `Span` is where one becomes the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from fastidm.core.response import Content
+from fastidm.records import record, replace
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Span:
     """The bytes [start, stop) of a file.
 

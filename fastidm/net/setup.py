@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import os
 
-import pycurl
-
 from fastidm import __version__
 from fastidm.core.redirect import origin
 from fastidm.errors import UsageError, redact
+from fastidm.net.curl import pycurl
 from fastidm.options import Options
 
 BUFFER = 512 << 10

@@ -21,21 +21,22 @@ from math import ceil
 from termios import FIONREAD
 from threading import RLock, Thread
 from time import monotonic
-from typing import Any
-
-import pycurl
 
 from fastidm.core.response import Head
+from fastidm.net.curl import pycurl
 from fastidm.net.setup import aim, configure
 from fastidm.options import Options
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    Sink = Callable[[Any], int | None]
 
 MOST_SOCKETS = 256
 """Connections that are kept open at most, those that wait for their next request included."""
 LOOKUP_PATIENCE = 0.5
 """Seconds that `close` waits for a name that is still being looked up."""
-
-Sink = Callable[[Any], int | None]
-
 
 class Transfer:
     """One request under way. Made by `Transfers.start`."""
@@ -377,7 +378,10 @@ class _Poll:
 
 def _with_port(port: int, descriptors: Iterable[int]) -> int | None:
     """Which of the descriptors is a socket with this local port."""
-    from socket import AF_INET, SOCK_STREAM, socket
+    try:
+        from _socket import AF_INET, SOCK_STREAM, socket
+    except ImportError:  # where it is not in C; else `socket` would make its enumerations, in several milliseconds
+        from socket import AF_INET, SOCK_STREAM, socket  # type: ignore[assignment]
 
     for fd in descriptors:
         try:

@@ -13,12 +13,18 @@ in tmpfs.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypedDict
 
 from fastidm.storage.sink import MAP, PWRITE
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
+    from typing import TypedDict
+
     from fastidm.storage.sink import PureSink
+
+    class SinkSettings(TypedDict):
+        mode: int
+        window: int
 
 LARGE = 64 << 20
 """Bytes: below this the choice costs more than it saves."""
@@ -30,11 +36,6 @@ WINDOW = 512 << 10
 """Bytes of the file that one connection keeps mapped."""
 MANY = 24
 """Connections from which on `auto` leaves the map alone: mapped windows count as resident memory."""
-
-
-class SinkSettings(TypedDict):
-    mode: int
-    window: int
 
 
 class IoMode:

@@ -11,8 +11,8 @@ import errno
 import os
 import sys
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
     from ctypes import CDLL
 

@@ -11,7 +11,6 @@ import mmap
 import os
 from collections.abc import Callable
 from threading import Condition
-from typing import TYPE_CHECKING
 
 from fastidm.core.response import Content
 from fastidm.core.segments import ROW_BYTES, SegmentTable
@@ -19,6 +18,7 @@ from fastidm.errors import IntegrityError, LimitError
 from fastidm.storage.errors import mapped
 from fastidm.storage.linux import give_back
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
     from typing import Self
 

@@ -12,11 +12,15 @@ from __future__ import annotations
 import struct
 import sys
 import zlib
-from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from collections import namedtuple
 
 from fastidm.core.segments import merge
 from fastidm.errors import JournalVersionError, redact
+from fastidm.records import names, record, replace
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from typing import NamedTuple
 
 VERSION = 1
 PAGE = 4096
@@ -60,7 +64,7 @@ class JournalDamaged(Exception):
     """Worth nothing: not a journal, cut, altered, or writable by others. Never leaves `fastidm.storage`."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Identity:
     """What the claims are about: one content at one URL, in one part file."""
 
@@ -79,15 +83,20 @@ class Identity:
     """Nanoseconds since 1970; 0: unknown."""
 
 
-_KEYS = {"fastidm", "crc", "order", *(field.name for field in fields(Identity))}
+_KEYS = {"fastidm", "crc", "order", *names(Identity)}
 
 
-class Slot(NamedTuple):
-    """What a slot holds; of two, the greater one is the newer."""
+if TYPE_CHECKING:
 
-    sequence: int
-    epoch: int
-    claims: Claims
+    class Slot(NamedTuple):
+        """What a slot holds; of two, the greater one is the newer."""
+
+        sequence: int
+        epoch: int
+        claims: Claims
+
+else:  # the same, without importing typing
+    Slot = namedtuple("Slot", ("sequence", "epoch", "claims"))
 
 
 def hash_url(url: str, salt: bytes) -> bytes:
@@ -212,7 +221,7 @@ def pack_header(identity: Identity) -> bytes:
 
     url = redact(identity.url).encode("utf-8", "replace")[:_MAX_TEXT].decode("utf-8", "ignore")
     kept = replace(identity, url=url, etag=_kept(identity.etag), last_modified=_kept(identity.last_modified))
-    values = {"order": sys.byteorder, **{field.name: getattr(kept, field.name) for field in fields(kept)}}
+    values = {"order": sys.byteorder, **{name: getattr(kept, name) for name in names(Identity)}}
     rest = b"".join(msgpack.packb(key) + msgpack.packb(value) for key, value in values.items())
     head = _HEADER.pack(0x80 | len(values) + 2, _MAGIC, VERSION, _CRC_KEY, 0)
     page = (head + rest).ljust(PAGE, b"\0")

@@ -21,12 +21,15 @@ from queue import SimpleQueue
 from threading import Event as Flag
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Any
 
 from fastidm.errors import LockedError, StorageError, printable
 from fastidm.options import Options
 from fastidm.storage import owned
 from fastidm.storage.errors import mapped
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 VERSION = 1
 NAME = "queue.sqlite3"

@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import sleep
-from typing import TYPE_CHECKING
 
 from fastidm.core.response import Content as Content
 from fastidm.core.segments import ROW_BYTES
 from fastidm.errors import ExistsError, IntegrityError, LockedError, StorageError, printable, redact
 from fastidm.options import Options
+from fastidm.records import record
 from fastidm.storage import owned, place, whole
 from fastidm.storage.errors import mapped
 from fastidm.storage.naming import JOURNAL_SUFFIX, PART_SUFFIX, numbered
 from fastidm.storage.partfile import SMALL as SMALL
 from fastidm.storage.partfile import PartChanged, PartFile
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
     from fastidm.storage.journal import Identity, Journal
 
@@ -42,7 +42,7 @@ MOST_NUMBERS = 9999
 """How far `rename` counts."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Resumable:
     """What an earlier run left: the content it was downloading and the byte ranges that it wrote."""
 

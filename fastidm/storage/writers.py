@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
 from time import monotonic
-from typing import cast
 
 from fastidm.storage import whole
 from fastidm.storage.sink import SINK_KIND
@@ -92,7 +91,7 @@ Writer: type[PureWriter] = PureWriter
 if SINK_KIND == "c":
     from fastidm import _hotpath
 
-    Writer = cast("type[PureWriter]", _hotpath.Writer)
+    Writer = _hotpath.Writer  # type: ignore[assignment]
 
 
 class Writers:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastidm.cli.arguments import FOREIGN, Command, TextRequested, parse
+from fastidm.cli.arguments import Command, TextRequested, known_flags, parse, plainly
 from fastidm.cli.main import run
+from fastidm.cli.usage import FOREIGN, make_parser, read
 from fastidm.errors import EXIT_CODES, UsageError
 from fastidm.options import Options, check_url, nearest
 
@@ -297,3 +302,66 @@ def test_whatever_is_typed_is_understood_or_explained(arguments: list[str]) -> N
 
 def _no_manager(observer: object) -> Any:
     raise AssertionError("no manager is made for wrong arguments")
+
+
+# --- Plain words, without argparse ---
+
+
+def outcome(reader: Any, arguments: list[str]) -> object:
+    """What it makes of them, or what it says."""
+    try:
+        return reader(arguments)
+    except (UsageError, TextRequested) as error:
+        return type(error), str(error)
+
+
+def test_the_plain_reader_knows_the_flags_of_argparse() -> None:
+    parser = make_parser()
+    known = {flag: action.dest for action in parser._actions for flag in action.option_strings}
+    assert {flag: field for flag, (field, _, _) in known_flags().items()} == known
+
+
+VALUES = st.sampled_from(
+    ["", "-", "--", "-1", "-x", "a=b", "=", "8", "0", "1e3", "-q", "1.1", "auto", "pwrite", "fail", "http://p:1", "X: y", "10M",
+     HERE, f"@{HERE}", f"sha256:{SHA}", "user:word", "a b", "-a b", URL, "@/nowhere", "--conn", "/tmp"]
+)  # fmt: skip
+SPELLINGS = st.sampled_from(sorted(known_flags()))
+WORDS = st.one_of(
+    SPELLINGS.map(lambda flag: [flag]),
+    st.tuples(SPELLINGS, VALUES).map(list),
+    st.tuples(SPELLINGS, VALUES).map(lambda pair: ["=".join(pair)]),
+    st.tuples(SPELLINGS, VALUES).map(lambda pair: ["".join(pair)]),
+    VALUES.map(lambda value: [value]),
+    st.sampled_from(["--con", "--outpu=x", "-qk", "-qn8", "-output", "--x", "-"]).map(lambda word: [word]),
+)
+
+
+@given(st.lists(WORDS, max_size=6).map(lambda groups: [word for group in groups for word in group]))
+def test_plain_words_mean_what_argparse_would_make_of_them(arguments: list[str]) -> None:
+    plain = outcome(plainly, arguments)
+    if plain is not None:
+        assert plain == outcome(read, arguments)
+
+
+@pytest.mark.parametrize(("flags", "field", "value"), FLAGS)
+def test_usual_flags_are_plain(flags: list[str], field: str, value: Any) -> None:
+    # Those that stick to their values are not.
+    assert (plainly([*flags, URL]) is None) is (flags[0] not in known_flags() and not flags[0].startswith("--"))
+
+
+def test_a_file_of_header_lines_is_read_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = Thread(target=lambda: pipe.write_text("A: b\n"), daemon=True)
+    writer.start()
+    command = parse(["--header", f"@{pipe}", "-n8", URL])  # -n8 is for argparse
+    writer.join()
+    assert (command.options.headers, command.options.connections) == (("A: b",), 8)
+
+
+@pytest.mark.parametrize(("arguments", "loaded"), [(["-q", "--conn", "4", URL], False), (["-qn4", URL], True)])
+def test_argparse_is_loaded_for_what_is_unusual(arguments: list[str], loaded: bool) -> None:
+    script = "import sys; from fastidm.cli.arguments import parse; parse(sys.argv[1:]); print('argparse' in sys.modules)"
+    done = subprocess.run([sys.executable, "-S", "-c", script, *arguments], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})  # fmt: skip
+    assert done.stdout == f"{loaded}\n"

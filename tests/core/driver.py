@@ -357,7 +357,7 @@ class World:
             wire = self.wires.pop(id)
             received = wire.sink.received if wire.sink else 0
             self._retire(wire)
-            self.machine.ended(id, end._replace(received=received), self.now)
+            self.machine.ended(id, replace(end, received=received), self.now)
         jobs, self._jobs = self._jobs, []
         for due, job in jobs:
             if due > self.now:

@@ -177,7 +177,7 @@ def test_a_libcurl_without_it_is_a_usage_error(
     version: str, bit: int, monkeypatch: pytest.MonkeyPatch, nginx: Nginx, folder: Path
 ) -> None:
     known = pycurl.version_info()
-    monkeypatch.setattr(pycurl, "version_info", lambda: (*known[:4], known[4] & ~(1 << bit), *known[5:]))
+    monkeypatch.setattr("fastidm.net.setup.pycurl.version_info", lambda: (*known[:4], known[4] & ~(1 << bit), *known[5:]))
     outcome = call("--quiet", "--http", version, nginx.add("a.bin", DATA), cwd=folder)
     assert outcome.code == 2
     assert f"without HTTP/{version}" in outcome.complaint

@@ -1,5 +1,6 @@
 """What type checkers see of the public names. Not run: `test_typing.py` compares what they reveal with the comments."""
 
+from dataclasses import asdict, replace
 from typing import reveal_type
 
 import fastidm
@@ -42,6 +43,17 @@ def managed() -> None:
         reveal_type(task.progress.received)  # int
         reveal_type(task.progress.eta)  # float | None
         reveal_type(manager.tasks)  # tuple[DownloadTask, ...]
+
+
+def values(result: fastidm.Result) -> None:
+    """Records are dataclasses to a type checker."""
+    reveal_type(replace(fastidm.Options(connections=8), retries=1))  # Options
+    reveal_type(asdict(result))  # dict[str, Any]
+    match result:
+        case fastidm.Result(_, path):
+            reveal_type(path)  # str
+    result.size = 1  # error
+    fastidm.Options(conections=8)  # error
 
 
 def wrong() -> None:
