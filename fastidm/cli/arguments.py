@@ -204,7 +204,7 @@ def plainly(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None
         field, action, convert = known[flag]
         if action in ("store", "append"):
             value = text if equals else next(words, None)
-            if value is None or (value.startswith("-") and value != STDOUT and not equals):
+            if value is None or value == "--" or (value.startswith("-") and value != STDOUT and not equals):
                 return None
             given.append((field, action, convert, value))
         elif action in ("store_true", "store_false") and not equals:
