@@ -15,7 +15,8 @@ Rules of this module:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import sleep
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ class Resumable:
 class Target:
     """The files of one task. One call at a time, from any thread; a new one touches nothing.
 
-    Order: `prepare`; `begin`, or `resume` if `prepare` found something; any number of `checkpoint`; then one of
+    Order: `prepare`; `begin`, or `resume` if `prepare` found something; any number of `hand_down` and `checkpoint`; then one of
     `finish`, `close` (keeps what can be resumed) and `discard`. `close` is always allowed, also after the others.
     """
 
@@ -245,6 +246,16 @@ class Target:
             journal.begin_epoch(rows)
         self.table = journal.table
 
+    def hand_down(self, ranges: Iterable[tuple[int, int]]) -> bool:
+        """Have the disk begin with what is written in `ranges`; nothing survives a power cut by that. Helper thread.
+
+        Returns False where that cannot be done. Raises `StorageError`, as a checkpoint would.
+        """
+        if self._part is None:
+            return False
+        with mapped(self.part_path), self._poisoning():
+            return self._part.hand_down(ranges)
+
     def checkpoint(self, rows: bytes) -> None:
         """Make `rows`, a copy of the table taken before this call, survive a power cut. Helper thread.
 
@@ -285,6 +296,9 @@ class Target:
                 raise StorageError(f"{printable(self.part_path)} has {part.size} bytes and should have {size}")
             part.check()
             if checksum:
+                if self._options.sync:
+                    with self._poisoning():
+                        part.hand_down([(0, size)])  # the disk works while the processor does
                 self._verify(part, checksum, stop)
             place.give_usual_permissions(part.fd, self._final)
             if self._options.sync:
@@ -484,8 +498,14 @@ class Target:
             pass  # held by a process, or nothing of ours
 
     def _sync(self, part: PartFile) -> None:
-        try:
+        with self._poisoning():
             part.sync()
+
+    @contextmanager
+    def _poisoning(self) -> Iterator[None]:
+        """Around what tells that something written was lost."""
+        try:
+            yield
         except OSError:
             if self._journal is not None:
                 self._journal.poison()
