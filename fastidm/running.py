@@ -50,6 +50,7 @@ from fastidm.storage.naming import name_from_disposition, name_from_url
 from fastidm.storage.seams import Seams
 from fastidm.storage.sink import FAILED, FULL, Sink
 from fastidm.storage.target import Resumable, Target, fits_memory
+from fastidm.storage.waydown import WayDown
 from fastidm.storage.writers import Writers
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
@@ -189,6 +190,7 @@ class RunningTask:
         self._resumed = 0
         self._shown_at = 0.0
         self._checkpoints = Checkpoints(MACHINE_MEMORY, self._begun)
+        self._way_down: WayDown | None = None
         self._counted = 0
         """Bytes of which the limits know."""
         self._throttled_at = float("-inf")
@@ -435,6 +437,7 @@ class RunningTask:
         """The engine ends while a disk job is still at work: that job closes the files, and nobody waits for it."""
         machine = self.machine
         self._abandoned = True
+        self._hurry()
         if not self.ended:
             self.ended = True
             self._tell(Paused(self._shown_url, self.path, machine.received))
@@ -587,6 +590,9 @@ class RunningTask:
         table = SegmentTable(target.table)
         self._mode = IoMode(self.options.io if target.map_allowed else "pwrite", target.size, self.options.connections)
         self._checkpoints.start(table.received())
+        self._way_down = None
+        if isinstance(target, Target) and target.has_journal and self.options.sync:
+            self._way_down = WayDown(target, self._checkpoints.done)
         # Without ranges everything comes once more, and what an earlier run has kept serves only to compare.
         self._resumed = table.received() if self.machine.connections.ranges else 0
         self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.connections.ranges))
@@ -662,6 +668,7 @@ class RunningTask:
 
     def _close(self, action: Close) -> None:
         if self._disk_busy:
+            self._hurry()
             self._after_disk.append(partial(self._close, action))
         elif self._target is not None and self._kept is not None and self._target.has_journal:
             rows, self._kept = self._kept, None
@@ -750,6 +757,7 @@ class RunningTask:
         A job that had to wait is dropped if the task has left `phase` meanwhile: nobody may publish what has failed.
         """
         if self._disk_busy:
+            self._hurry()
             self._after_disk.append(partial(self._on_disk, phase, job, done, brief))
             return
         if self.machine.phase is not phase:
@@ -787,22 +795,28 @@ class RunningTask:
 
     def _checkpoint(self, now: float) -> None:
         target, table = self._target, self.machine.table
-        if target is None or table is None or not target.has_journal or not self.options.sync:
+        way = self._way_down
+        if target is None or table is None or way is None:
             return
         written = table.received()
-        if self._checkpoints.due(written, now) and not self._disk_busy:
+        if self._checkpoints.due(written, now) and not way.asked:
             self._checkpoints.begun(written, now)
             # The snapshot is taken before the sync begins: bytes that arrive meanwhile are not in it (invariant I4).
-            job = partial(target.checkpoint, bytes(target.table))
-            self._on_disk(Phase.RECEIVING, job, partial(self._checked, written))
+            way.checkpoint(bytes(target.table), written)
+        if not self._disk_busy and (way.asked or self._checkpoints.head_start_due(written)):
+            self._on_disk(Phase.RECEIVING, way.run, self._brought_down)
 
-    def _checked(self, written: int, result: object, error: BaseException | None) -> None:
+    def _brought_down(self, told: object, error: BaseException | None) -> None:
         if error is not None:
             self.machine.fail(storage_error(error, self.path or ""))
-            return
-        self._checkpoints.done(written)
-        if self._checkpoints.behind:
+        elif self.machine.table is not None:
+            self._checkpoints.handed(self.machine.table.received(), bool(told))
             self._checkpoint(monotonic())
+
+    def _hurry(self) -> None:
+        """Somebody waits for the disk job that is at work."""
+        if self._way_down is not None:
+            self._way_down.hurry()
 
     def _sink_into_memory(self, target: Target) -> PureSink:
         return Sink(-1, target.table, target.size, self._shared.dirty, memory=target.memory)

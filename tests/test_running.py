@@ -13,7 +13,7 @@ from fastidm.core.phase import Phase
 from fastidm.events import DownloadStatus, Event, Started
 from fastidm.options import Options
 from fastidm.queue import Queue, Task
-from fastidm.storage import whole, writers
+from fastidm.storage import linux, whole, writers
 from fastidm.storage.target import Target
 from tests.support.content import content
 from tests.support.servers import Nginx, wait_until
@@ -40,6 +40,42 @@ def test_nothing_is_published_after_a_checkpoint_has_failed(
     assert task.error is not None
     assert task.error.exit_code == 10
     assert not (tmp_path / "poisoned.bin").exists()
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_the_disk_begins_while_data_comes_if_it_is_to_be_waited_for(
+    tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    handed = []
+
+    def begin_writing(fd: int, start: int, stop: int) -> int:
+        handed.append((start, stop))
+        return 0
+
+    monkeypatch.setattr(linux, "begin_writing", begin_writing)
+    monkeypatch.setattr(checkpoints, "HEAD_START", 1 << 20)
+    with Queue() as manager:
+        options = Options(directory=str(tmp_path), limit_rate=10_000_000, sync=sync)
+        task = manager.add(nginx.add("early.bin", content(6_000_000)), options)
+        manager.run()
+    assert task.status is DownloadStatus.COMPLETED
+    assert (tmp_path / "early.bin").read_bytes() == content(6_000_000)
+    assert bool(handed) == sync
+
+
+def test_an_error_of_a_disk_that_began_early_ends_the_download(
+    tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linux, "begin_writing", lambda fd, start, stop: errno.EIO)
+    monkeypatch.setattr(checkpoints, "HEAD_START", 1 << 20)
+    with Queue() as manager:
+        options = Options(directory=str(tmp_path), limit_rate=10_000_000)
+        task = manager.add(nginx.add("failing.bin", content(6_000_000)), options)
+        manager.run()
+    assert task.status is DownloadStatus.FAILED
+    assert task.error is not None
+    assert task.error.exit_code == 10
+    assert not (tmp_path / "failing.bin").exists()
 
 
 @pytest.mark.parametrize("rename", [False, True])

@@ -173,6 +173,13 @@ class SegmentTable:
         self._unused.append(row)
 
 
+def rows_in(copy: bytes) -> list[Segment]:
+    """The segments in a copy of a live table, in no order. It may have been made in the middle of an edit."""
+    words = memoryview(copy).cast("q").tolist()
+    rows = map(Segment, words[::WORDS], words[1::WORDS], words[2::WORDS])
+    return [row for row in rows if row.start < row.position <= row.stop]
+
+
 def put_row(words: memoryview, row: int, start: int, stop: int, position: int, check: int) -> None:
     """Put a segment into an unused row of a live table of int64 words."""
     # `stop` last: a row that does not stop beyond its start claims nothing.
@@ -241,3 +248,20 @@ def merge(claims: Iterable[tuple[int, int]], size: int) -> list[tuple[int, int]]
         else:
             merged.append((start, stop))
     return merged
+
+
+def subtract(ranges: Iterable[tuple[int, int]], held: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What of `ranges` is in none of `held`; both sorted and disjoint."""
+    missing, others = [], iter(held)
+    first, last = next(others, (UNKNOWN, UNKNOWN))
+    for start, stop in ranges:
+        while first < stop:
+            if first > start:
+                missing.append((start, first))
+            start = max(start, last)
+            if last > stop:
+                break
+            first, last = next(others, (UNKNOWN, UNKNOWN))
+        if start < stop:
+            missing.append((start, stop))
+    return missing

@@ -38,6 +38,19 @@ def give_back(fd: int, start: int, stop: int) -> None:
     _call("fallocate64", fd, punch_hole_keep_size, c_int64(start), c_int64(stop - start))
 
 
+def begin_writing(fd: int, start: int, stop: int) -> int:
+    """Have the kernel begin to write what of [start, stop) is in memory alone, by sync_file_range(2): 0, or the errno; ENOSYS
+    where there is none. May wait for room in the disk's queue, and says nothing about what is on the disk.
+
+    With SYNC_FILE_RANGE_WRITE alone it tells what went wrong as it began, and leaves what goes wrong later to the next
+    fdatasync. The flags that wait would take such an error away from it: the kernel tells it to a descriptor once.
+    """
+    from ctypes import c_int64
+
+    sync_file_range_write = 2
+    return _call("sync_file_range", fd, c_int64(start), c_int64(stop - start), sync_file_range_write)
+
+
 def birth_ns(fd: int) -> int:
     """When the file was created, in nanoseconds since 1970, or 0: statx(2) on the descriptor, for STATX_BTIME."""
     from ctypes import c_char

@@ -6,13 +6,15 @@ Rules of this module:
 * Blocks are reserved by the kernel or not at all: an emulation would write every block. If the disk is too small,
   what was reserved is given back, because ext4 keeps it.
 * Mapping is allowed only where reserved blocks keep a full disk from killing the process: ext4, XFS, tmpfs.
-* A sync that failed once has failed for ever: the kernel tells it one time and then says that all is well.
+* A sync that failed once has failed for ever: the kernel tells it one time and then says that all is well. An error of
+  `hand_down` is one of a sync, and its success is none.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 
 from fastidm.errors import NoSpaceError, StorageError, printable
 from fastidm.storage import linux, owned
@@ -22,6 +24,8 @@ SMALL = 1 << 20
 """Up to so many bytes a file goes the short way: nothing is reserved, mapped or journalled."""
 
 _MAP_SAFE = frozenset({0xEF53, 0x58465342, 0x01021994})  # statfs(2): ext2/3/4, XFS, tmpfs
+_DEAF = frozenset({0x794C7630})  # overlayfs: what is handed down succeeds, and nothing comes of it
+_NO_HANDING_DOWN = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _NO_RESERVING = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV})
 
 
@@ -47,6 +51,7 @@ class PartFile:
         self.birth_ns = 0
         self.map_allowed = False
         self._reserved = False
+        self._deaf = False
         self._sync_error = 0
 
     @classmethod
@@ -127,7 +132,9 @@ class PartFile:
         """Learn what can be known about a file of known size: when it was born, and whether it may be mapped."""
         if self.size > SMALL:
             self.birth_ns = linux.birth_ns(self.fd)
-            self._reserved = self._has_all_blocks() and linux.file_system(self.fd) in _MAP_SAFE
+            kind = linux.file_system(self.fd)
+            self._deaf = kind in _DEAF
+            self._reserved = self._has_all_blocks() and kind in _MAP_SAFE
             self.map_allowed = self._reserved and io != "pwrite"
 
     def _has_all_blocks(self) -> bool:
@@ -154,6 +161,22 @@ class PartFile:
         except OSError as error:
             return start if error.errno == errno.ENXIO else stop
 
+    def hand_down(self, ranges: Iterable[tuple[int, int]]) -> bool:
+        """Have the disk begin with what is written in `ranges`, so that a later `sync` has less to wait for. Helper thread.
+
+        Returns False where that cannot be done. Raises as `sync` does, and then that does as well.
+        """
+        for start, stop in ranges:
+            if self._deaf or self._sync_error:
+                break
+            error = linux.begin_writing(self.fd, start, stop)
+            if error in _NO_HANDING_DOWN:
+                self._deaf = True
+            else:
+                self._sync_error = error
+        self._check_syncs()
+        return not self._deaf
+
     def sync(self) -> None:
         """Wait until everything written before this call is on disk. Helper thread: may take seconds.
 
@@ -162,10 +185,13 @@ class PartFile:
         if not self._sync_error:
             try:
                 owned.sync(self.fd)
-                return
             except OSError as error:
                 self._sync_error = error.errno or errno.EIO
-        raise OSError(self._sync_error, os.strerror(self._sync_error), self.path)
+        self._check_syncs()
+
+    def _check_syncs(self) -> None:
+        if self._sync_error:
+            raise OSError(self._sync_error, os.strerror(self._sync_error), self.path)
 
     def close(self) -> None:
         """Close and unlock; the file stays. Idempotent."""

@@ -15,7 +15,7 @@ Rules of this module:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import sleep
 
 from fastidm.core.response import Content as Content
@@ -31,7 +31,11 @@ from fastidm.storage.partfile import PartChanged, PartFile
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from fastidm.storage.journal import Identity, Journal
+
+    Result = TypeVar("Result")
 
 IN_MEMORY = 256 << 10
 """Bytes: a file that is not longer is written in one go, when all of it is there. What a kill can lose of it is little."""
@@ -56,7 +60,7 @@ class Resumable:
 class Target:
     """The files of one task. One call at a time, from any thread; a new one touches nothing.
 
-    Order: `prepare`; `begin`, or `resume` if `prepare` found something; any number of `checkpoint`; then one of
+    Order: `prepare`; `begin`, or `resume` if `prepare` found something; any number of `hand_down` and `checkpoint`; then one of
     `finish`, `close` (keeps what can be resumed) and `discard`. `close` is always allowed, also after the others.
     """
 
@@ -245,6 +249,16 @@ class Target:
             journal.begin_epoch(rows)
         self.table = journal.table
 
+    def hand_down(self, ranges: Iterable[tuple[int, int]]) -> bool:
+        """Have the disk begin with what is written in `ranges`; nothing survives a power cut by that. Helper thread.
+
+        Returns False where that cannot be done. Raises `StorageError`, as a checkpoint would.
+        """
+        if self._part is None:
+            return False
+        with mapped(self.part_path):
+            return self._poisoning(self._part.hand_down, ranges)
+
     def checkpoint(self, rows: bytes) -> None:
         """Make `rows`, a copy of the table taken before this call, survive a power cut. Helper thread.
 
@@ -285,6 +299,8 @@ class Target:
                 raise StorageError(f"{printable(self.part_path)} has {part.size} bytes and should have {size}")
             part.check()
             if checksum:
+                if self._options.sync:
+                    self._poisoning(part.hand_down, [(0, size)])  # the disk works while the processor does
                 self._verify(part, checksum, stop)
             place.give_usual_permissions(part.fd, self._final)
             if self._options.sync:
@@ -484,8 +500,12 @@ class Target:
             pass  # held by a process, or nothing of ours
 
     def _sync(self, part: PartFile) -> None:
+        self._poisoning(part.sync)
+
+    def _poisoning(self, call: Callable[..., Result], *arguments: object) -> Result:
+        """What `call` returns; if it tells that something written was lost, the journal is believed no more."""
         try:
-            part.sync()
+            return call(*arguments)
         except OSError:
             if self._journal is not None:
                 self._journal.poison()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fastidm.core.segments import ROW_BYTES, UNKNOWN, Segment, SegmentTable, merge, restore, tile
+from fastidm.core.segments import ROW_BYTES, UNKNOWN, Segment, SegmentTable, merge, restore, rows_in, subtract, tile
 
 CAPACITY = 6
 SIZE = 1000
@@ -339,3 +339,19 @@ class TableUnderKills(RuleBasedStateMachine):
 
 TestTableUnderKills = TableUnderKills.TestCase
 TestTableUnderKills.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=8)
+
+
+@given(RANGES, RANGES)
+def test_what_is_subtracted_is_gone_and_the_rest_is_left(ranges: list[tuple[int, int]], held: list[tuple[int, int]]) -> None:
+    ranges, held = merge(ranges, 60), merge(held, 60)
+    left = subtract(ranges, held)
+    assert covered(left) == covered(ranges) - covered(held)
+    assert all(start < stop for start, stop in left)
+
+
+def test_rows_that_are_not_in_use_or_claim_nothing_are_not_in_a_copy() -> None:
+    table = table_of((0, 300, 200), (300, 600, 300), (600, 1000, 1000))
+    assert rows_in(bytes(table._words)) == [(0, 300, 200), (600, 1000, 1000)]

@@ -117,6 +117,10 @@ class Run:
             self.recorder.while_syncing = None
         self.promise(claims_of(rows, self.size))
 
+    def hand_down(self) -> None:
+        """Everything that is written, several times over."""
+        self.target.hand_down(claims_of(bytes(self.target.table), self.size))
+
     def promise(self, claims: Ranges) -> None:
         """From here on no power cut may lose these bytes."""
         self.recorder.add(Promise(self.inode, claims))

@@ -54,6 +54,8 @@ class Recorder:
         """Called once, in the middle of the next sync of a part file: what the engine's thread does meanwhile."""
         self.failures = 0
         """So many of the next syncs of part files fail."""
+        self.early_failures = 0
+        """So many of the next ranges that are handed down tell of an error: what was dirty is lost, as by a failed sync."""
         self.syncs_to_live = -1
         """In the sync after so many others the process is killed; negative: in none."""
         self._stores = stores
@@ -68,6 +70,7 @@ class Recorder:
         for name, hook in _HOOKS.items():
             self._patches.enter_context(patch.object(os, name, _bound(hook, self)))
         self._patches.enter_context(patch.object(linux, "fallocate", self._allocate))
+        self._patches.enter_context(patch.object(linux, "begin_writing", self._begin_writing))
         if self._stores:
             sys.settrace(self._watch)
         return self
@@ -177,6 +180,17 @@ class Recorder:
         if inode is not None:
             self._resized(inode, os.fstat(fd).st_size)
         return error
+
+    def _begin_writing(self, fd: int, start: int, stop: int) -> int:
+        """What the kernel is told to begin with it may write at any time anyway: only an error leaves a trace."""
+        inode = self._inode(fd)
+        assert inode in self.contents, "something else was handed down"
+        if self.early_failures == 0:
+            return 0
+        self.early_failures -= 1
+        self.add(SyncBegins(inode))
+        self.add(SyncEnds(inode, False))
+        return errno.EIO
 
     def _unlink(self, path: Any) -> None:
         name = self._name(path)

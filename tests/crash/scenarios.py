@@ -113,6 +113,29 @@ def with_a_failing_disk(recorder: Recorder, random: Random) -> None:
     run.finish()
 
 
+def with_a_head_start(recorder: Recorder, random: Random) -> None:
+    """The disk begins early, which promises nothing; in the end it tells of an error by that."""
+    run = Run(recorder, DATA, random)
+    for _ in range(3):
+        turns(run, 3)
+        run.hand_down()
+        turns(run, 1)
+        run.checkpoint()
+        run.hand_down()
+    turns(run, 3)
+    recorder.early_failures = 1
+    with pytest.raises(StorageError):
+        run.hand_down()
+    for step in (run.hand_down, run.checkpoint):
+        with pytest.raises(StorageError):
+            step()
+    run.stop()
+    run = Run(recorder, DATA, random)
+    run.receive_all()
+    run.hand_down()
+    run.finish()
+
+
 def with_another_content(recorder: Recorder, random: Random) -> None:
     run = Run(recorder, OTHER, random, tag='"old"')
     turns(run, 5)
@@ -143,8 +166,8 @@ def of_a_small_file(recorder: Recorder, random: Random) -> None:
 
 Scenario = Callable[[Recorder, Random], None]
 SCENARIOS: tuple[Scenario, ...] = (
-    without_a_break, stopped_twice, killed_twice, killed_in_each_sync, with_a_failing_disk, with_another_content,
-    over_an_older_file, of_a_small_file,
+    without_a_break, stopped_twice, killed_twice, killed_in_each_sync, with_a_failing_disk, with_a_head_start,
+    with_another_content, over_an_older_file, of_a_small_file,
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import pytest
 
 from fastidm.storage import journal as journal_module
-from fastidm.storage import owned, pages, place
+from fastidm.storage import linux, owned, pages, place
 from fastidm.storage.journal import Journal
 from fastidm.storage.pages import raw_epoch
 from fastidm.storage.partfile import PartFile
@@ -35,6 +35,7 @@ from tests.crash.scenarios import (
     recorded,
     turns,
     with_a_failing_disk,
+    with_a_head_start,
     without_a_break,
 )
 
@@ -132,6 +133,22 @@ def failed_sync_retried() -> AbstractContextManager[object]:
     return patch.object(Target, "_sync", until_it_says_yes)
 
 
+@contextmanager
+def handing_down_taken_for_a_sync() -> Iterator[None]:
+    def sync(self: PartFile) -> None:
+        self.hand_down([(0, self.size)])
+
+    with patch.object(PartFile, "sync", sync):
+        yield
+
+
+def error_of_handing_down_ignored() -> AbstractContextManager[object]:
+    def hand_down(self: PartFile, ranges: Any) -> bool:
+        return all(linux.begin_writing(self.fd, start, stop) == 0 for start, stop in ranges)
+
+    return patch.object(PartFile, "hand_down", hand_down)
+
+
 def no_poison() -> AbstractContextManager[object]:
     return patch.object(Journal, "poison", lambda self: None)
 
@@ -167,6 +184,17 @@ def disk_fails_once(recorder: Recorder, random: Random) -> None:
     run.stop()
 
 
+def disk_fails_early(recorder: Recorder, random: Random) -> None:
+    """For those who do not notice it."""
+    run = Run(recorder, DATA, random)
+    turns(run, 5)
+    recorder.early_failures = 1
+    run.hand_down()
+    run.checkpoint()
+    turns(run, 5)
+    run.stop()
+
+
 @pytest.mark.parametrize(
     ("mistake", "scenario", "crash", "consequence"),
     [
@@ -182,7 +210,11 @@ def disk_fails_once(recorder: Recorder, random: Random) -> None:
         (folder_not_synced, without_a_break, "cut", LOST_FILE),
         (folder_not_synced, without_a_break, "cut", LOST),
         (failed_sync_retried, disk_fails_once, "cut", FALSE_CLAIM),
+        (handing_down_taken_for_a_sync, without_a_break, "cut", FALSE_CLAIM),
+        (handing_down_taken_for_a_sync, without_a_break, "cut", UNSOUND_FILE),
+        (error_of_handing_down_ignored, disk_fails_early, "cut", FALSE_CLAIM),
         (no_poison, with_a_failing_disk, "kill", FALSE_AFTER_KILL),
+        (no_poison, with_a_head_start, "kill", FALSE_AFTER_KILL),
         (slot_written_before_the_other_is_known_to_be_on_disk, killed_in_each_sync, "cut", LOST),
         (journal_removed_before_the_rename, without_a_break, "cut", LOST),
     ],

@@ -412,6 +412,81 @@ def test_a_sync_that_failed_once_has_failed_for_ever(tmp_path: Path, monkeypatch
     part.close()
 
 
+def test_what_is_handed_down_is_what_the_kernel_is_told_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    def call(name: str, *arguments: object) -> int:
+        told.append((name, *(getattr(argument, "value", argument) for argument in arguments)))
+        return 0
+
+    part = create(tmp_path / "a.part")
+    monkeypatch.setattr(linux, "_call", call)
+    assert part.hand_down([(0, MIB), (2 * MIB, 2 * MIB + 5)])
+    start_only = 2  # the flags that wait would take an error away from the next sync
+    assert told == [
+        ("sync_file_range", part.fd, 0, MIB, start_only),
+        ("sync_file_range", part.fd, 2 * MIB, 5, start_only),
+    ]
+    part.close()
+
+
+def test_handing_down_works_with_the_real_kernel_and_waits_for_nothing_it_cannot_do(tmp_path: Path) -> None:
+    part = create(tmp_path / "a.part")
+    os.pwrite(part.fd, b"x" * MIB, 0)
+    part.hand_down([(0, MIB)])
+    part.sync()
+    part.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_kernel_that_cannot_be_told_to_begin_is_not_asked_again_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    asked = []
+
+    def refuse(fd: int, start: int, stop: int) -> int:
+        asked.append(start)
+        return number
+
+    monkeypatch.setattr(linux, "begin_writing", refuse)
+    part = create(tmp_path / "a.part")
+    assert part.hand_down([])
+    assert not part.hand_down([(0, 5), (7, 9)])
+    assert not part.hand_down([(7, 9)])
+    assert asked == [0]
+    part.sync()
+    part.close()
+
+
+def test_on_an_overlay_nothing_is_handed_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overlayfs = 0x794C7630
+    monkeypatch.setattr(linux, "file_system", lambda fd: overlayfs)
+    monkeypatch.setattr(linux, "begin_writing", lambda *_: 0)
+    part = create(tmp_path / "a.part")
+    assert not part.hand_down([(0, 5)])
+    part.close()
+
+
+def test_an_error_that_handing_down_tells_of_is_one_of_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = create(tmp_path / "a.part")
+    asked = []
+
+    def broken(fd: int, start: int, stop: int) -> int:
+        asked.append(start)
+        return errno.EIO if start == 0 else 0
+
+    monkeypatch.setattr(linux, "begin_writing", broken)
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
+        part.hand_down([(0, 5), (7, 9)])
+    assert asked == [0], "what comes after it cannot make it good"
+    monkeypatch.undo()
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
+        part.sync()
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
+        part.hand_down([(7, 9)])
+    part.close()
+
+
 # The end
 
 

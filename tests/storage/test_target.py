@@ -723,6 +723,47 @@ def test_after_a_failed_sync_only_the_last_checkpoint_is_believed(
     assert found(tmp_path / "file") == Resumable(BIG, [(0, MIB + 5)], same_url=True)
 
 
+def test_after_an_error_in_handing_down_only_the_last_checkpoint_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = begun(tmp_path / "file")
+    write(target, 0, MIB)
+    target.checkpoint(bytes(target.table))
+    write(target, 0, 2 * MIB)
+    with monkeypatch.context() as patch:
+        patch.setattr(linux, "begin_writing", lambda fd, start, stop: errno.EIO)
+        with pytest.raises(StorageError, match="file"):
+            target.hand_down([(MIB, 2 * MIB)])
+    for step in (lambda: target.checkpoint(bytes(target.table)), lambda: target.finish(SIZE, None, never)):
+        with pytest.raises(StorageError):
+            step()
+    target.close()
+    assert not (tmp_path / "file").exists()
+    assert found(tmp_path / "file") == Resumable(BIG, [(0, MIB)], same_url=True)
+
+
+def test_what_is_handed_down_is_in_no_checkpoint(tmp_path: Path) -> None:
+    target = begun(tmp_path / "file")
+    write(target, 0, 2 * MIB)
+    assert target.hand_down([(0, 2 * MIB)]) in (True, False)
+    with (tmp_path / "file.fastidm").open("r+b") as journal:  # as after a power cut: the live page is of another boot
+        journal.seek(4096 + 3)
+        journal.write(bytes(16))
+    target.close()
+    assert found(tmp_path / "file") in (None, Resumable(BIG, [], same_url=True))
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_the_disk_begins_while_the_checksum_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool) -> None:
+    steps = []
+    target = begun(tmp_path / "file", sync=sync)
+    write(target, 0, SIZE)
+    monkeypatch.setattr(linux, "begin_writing", lambda fd, start, stop: steps.append((start, stop)) or 0)
+    monkeypatch.setattr(target, "_verify", lambda *_: steps.append("verified"))
+    target.finish(SIZE, ("sha256", ""), never)
+    assert steps == ([(0, SIZE), "verified"] if sync else ["verified"])
+
+
 def test_a_checkpoint_notices_that_the_part_file_is_gone(tmp_path: Path) -> None:
     target = begun(tmp_path / "file")
     (tmp_path / "file.part").unlink()
