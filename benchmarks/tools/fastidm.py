@@ -10,6 +10,9 @@ from benchmarks.model import Extra
 label = "fastidm"
 http3 = True
 
+START = "import sys, fastidm.__main__ as start; sys.exit(getattr(start, 'command', start.main)())"
+"""What the script that pip installs does; without that script, so that any checkout can be measured. (Older ones have `main`.)"""
+
 
 def version() -> str | None:
     try:
@@ -30,7 +33,7 @@ def many(urls: list[str], folder: str, parallel: int, connections: int, extra: E
 def base(connections: int, extra: Extra, io: str = "auto", pure: bool = False) -> list[str]:
     """What all variants have in common."""
     command = [ENV, "FASTIDM_PURE=1"] if pure else []
-    command += [sys.executable, "-m", "fastidm", "--quiet", "--conn", str(connections), "--io", io]
+    command += [sys.executable, "-c", START, "--quiet", "--conn", str(connections), "--io", io]
     command += ["--http", "3" if extra.http3 else "2"] if extra.http2 or extra.http3 else []
     command += ["--cacert", extra.cacert] if extra.cacert else []
     command += ["--checksum", f"sha256:{extra.checksum}"] if extra.checksum else []
