@@ -229,6 +229,11 @@ def redact(url: str) -> str:
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme.isascii() and scheme.isalnum():
+        if "@" not in rest and "?" not in rest and "#" not in rest:
+            # Most have nothing to hide. A port that is no number may be a password that lost its host.
+            _, colon, port = rest.partition("/")[0].rpartition(":")
+            if not colon or port.isdigit():
+                return printable(url)
         url = f"{scheme}://{_without_user(rest)}"
     elif "@" in _path_of(url) or ("@" in url and ":" in _path_of(url)):
         url = _behind_user(url)

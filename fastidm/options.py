@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from fastidm.errors import UsageError, printable, redact
 from fastidm.records import names, record, replace
@@ -159,7 +160,7 @@ class Options:
             scheme, _, rest = self.proxy.partition("://")
             if scheme.lower() not in PROXY_SCHEMES:
                 raise UsageError(f"proxy must begin with one of {', '.join(f'{scheme}://' for scheme in PROXY_SCHEMES)}")
-            if problem := _problem_of_address(rest):
+            if problem := _problem_of_address(_authority(rest)):
                 raise UsageError(f"proxy has {problem}: {redact(self.proxy)}")
         for header in self.headers:
             name, colon, _ = header.partition(":")
@@ -245,9 +246,14 @@ def _is_one_line(text: str) -> bool:
     return not any(c in text for c in "\r\n\0")
 
 
-def _problem_of_address(rest: str) -> str:
-    """What is wrong with host and port in `rest`, what stands behind `scheme://` in a URL; "" if nothing is."""
-    authority = rest.partition("#")[0].partition("?")[0].partition("/")[0].rpartition("@")[2]
+def _authority(rest: str) -> str:
+    """Host and port in what stands behind `scheme://` in a URL."""
+    return rest.partition("#")[0].partition("?")[0].partition("/")[0].rpartition("@")[2]
+
+
+@lru_cache(maxsize=64)  # most URLs are of a few servers
+def _problem_of_address(authority: str) -> str:
+    """What is wrong with host and port of a URL; "" if nothing is."""
     if authority.startswith("["):
         host, bracket, port = authority[1:].partition("]")
         if not bracket or not host.isascii():
@@ -329,7 +335,7 @@ def check_url(url: str) -> None:
         hint = f"did you mean {near}?" if near else "http and https are"
         shown = f"{scheme}://" if scheme.isalnum() else redact(url)
         raise UsageError(f"not supported: {printable(shown)}", hint)
-    if problem := _problem_of_address(rest):
+    if problem := _problem_of_address(_authority(rest)):
         raise UsageError(f"{problem} in {redact(url)}", "a port is a number up to 65535" if "port" in problem else "")
 
 

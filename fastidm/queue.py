@@ -357,7 +357,9 @@ class Queue:
 
     def _event(self, task: Task, event: Event) -> None:
         if type(event) not in ENDS:
-            self._tell(task, event)
+            task.heard(event)
+            if self._observer is not None:
+                self._observer(task, event)
             return
         if isinstance(event, Finished):
             task.result = event

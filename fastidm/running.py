@@ -257,7 +257,7 @@ class RunningTask:
             return
         self._target = target
         short.answered(head, content, now, self._sink_into_memory(target))
-        self._tell(Started(self._shown_url, target.path, content.total, 0, short.ranges))
+        self._observer(Started(self._shown_url, target.path, content.total, 0, short.ranges))
         self._shared.soon(self)
 
     @contained
@@ -288,9 +288,9 @@ class RunningTask:
         self._shared.hosts.leave(self.url)
         self._shared.ended(self)
         size, content = short.size, short.content
-        self._tell(Progress(self._shown_url, target.path, size, size, 0.0, None, 0, ((0, size, size),)))
+        self._observer(Progress(self._shown_url, target.path, size, size, 0.0, None, 0, ((0, size, size),)))
         seconds = monotonic() - self._begun
-        self._tell(
+        self._observer(
             Finished(
                 url=self._shown_url,
                 path=target.path,

@@ -300,6 +300,8 @@ def content_length(head: Head) -> int | None:
     fields = head.all("content-length")
     if not fields or _chunked(head):
         return None
+    if len(fields) == 1 and "," not in fields[0]:
+        return _number(fields[0].strip())
     values = {value.strip() for field in fields for value in field.split(",")}
     if len(values) > 1:
         raise ValueError("several lengths")

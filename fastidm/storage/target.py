@@ -191,7 +191,8 @@ class Target:
 
     def _begin(self, content: Content, rows: bytes) -> None:
         with mapped(self.path):
-            self.discard()
+            if self._part is not None or self._journal is not None:
+                self.discard()
             if self._stale or not fits_memory(content.total):
                 self._drop_stale()
             if content.total is not None and fits_memory(content.total):
