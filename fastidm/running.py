@@ -174,6 +174,8 @@ class RunningTask:
         self._begun = monotonic()
         self.limit = limit or Limit(options.limit_rate)
         self._checksum = options.checksum
+        self._share: int | None = None
+        """Connections that it may have, if they are fewer than it would like."""
         self.ended = False
 
     def _prepare_for_everything(self) -> None:
@@ -206,6 +208,8 @@ class RunningTask:
         if self._machine is None:
             self._prepare_for_everything()
             self._machine = TaskMachine(self.url, self.options, chance, self._shared.hosts, self.span)
+            if self._share is not None:
+                self._machine.connections.limit(self._share)
             if self._short is not None:
                 self._leave_short_way(self._machine, self._short)
         return self._machine
@@ -315,7 +319,7 @@ class RunningTask:
         assert short.transfer is not None
         self._running[FIRST] = short.transfer
         self._probe_sink = short
-        machine.start(short.begun)
+        machine.start(short.begun, sent=True)
         machine.actions.clear()
         if short.sink is None or short.head is None or self._target is None:
             return
@@ -419,8 +423,10 @@ class RunningTask:
     @contained
     def share(self, connections: int, now: float) -> None:
         """Have so many connections at most from now on."""
-        self.machine.connections.limit(connections)
-        self.perform(now)
+        self._share = connections
+        if self._machine is not None:
+            self._machine.connections.limit(connections)
+            self.perform(now)
 
     @contained
     def turn(self, now: float) -> None:

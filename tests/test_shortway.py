@@ -236,6 +236,56 @@ def test_a_machine_that_is_made_while_the_file_is_being_written_waits_for_that(
     assert (tmp_path / "small.bin").read_bytes() == DATA
 
 
+def test_a_server_that_tells_another_file_to_wait_does_not_hold_up_one_that_is_under_way(tmp_path: Path) -> None:
+    """The name in its head is what ends the short way."""
+    told = threading.Event()
+
+    def serve(exchange: Exchange) -> None:
+        if exchange.target == "/busy":
+            exchange.server.wait_for_requests(2)
+            exchange.answer(429, "Retry-After: 3600")
+        else:
+            exchange.server.wait_for(told.is_set, "the word of the server")
+            File(DATA, lines=('Content-Disposition: attachment; filename="other.bin"',))(exchange)
+
+    def observe(task: Task, event: Event) -> None:
+        if isinstance(event, Retrying):
+            told.set()
+            server.notify()
+        elif isinstance(event, Finished):
+            queue.stop()
+
+    with OddServer(serve) as server, Queue(observe) as queue:
+        tasks = [queue.add(f"{server.url}/{name}", Options(directory=str(tmp_path))) for name in ("busy", "good")]
+        queue.run()
+        assert [task.status for task in tasks] == [DownloadStatus.PAUSED, DownloadStatus.COMPLETED]
+        assert len(server.exchanges) == 2
+    assert (tmp_path / "other.bin").read_bytes() == DATA
+
+
+def test_a_share_of_the_connections_needs_no_machine_and_holds_for_the_one_that_comes(
+    tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortway, "SHORT", 60.0)  # the large one may keep the loop busy
+    shares: list[int] = []
+
+    def observe(task: Task, event: Event) -> None:
+        if isinstance(event, Started):
+            assert task._running is not None
+            if task is small:
+                assert task._running._machine is None
+            else:
+                shares.append(task._running.machine.connections.share)
+
+    with Queue(observe, max_connections=3) as queue:
+        options = Options(directory=str(tmp_path), sync=False, connections=16)
+        large = queue.add(nginx.add("large.bin", content(30_000_000)), options)
+        small = queue.add(nginx.add("small.bin", DATA), options)
+        queue.run()
+    assert (small.status, large.status) == (DownloadStatus.COMPLETED, DownloadStatus.COMPLETED)
+    assert shares in ([2], [3])  # of 16; all three when the small one has ended before
+
+
 def test_what_broke_is_counted_as_a_retry(tmp_path: Path) -> None:
     seen: list[Event] = []
     with OddServer(CASES["busy at first"]()) as server, Queue(lambda task, event: seen.append(event)) as queue:

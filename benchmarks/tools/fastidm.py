@@ -11,7 +11,7 @@ label = "fastidm"
 http3 = True
 
 START = "import sys, fastidm.__main__ as start; sys.exit(getattr(start, 'command', start.main)())"
-"""What the script that pip installs does; without that script, so that any checkout can be measured. (Older ones have `main`.)"""
+"""What the script that pip installs does; without that script, so that any checkout can be measured; older ones have `main`."""
 
 
 def version() -> str | None:

@@ -135,14 +135,14 @@ class TaskMachine:
 
     # ------------------------------------------------------------------ events
 
-    def start(self, now: float, resumed: Resumed | None = None) -> None:
-        """Begin, with what an earlier run left."""
+    def start(self, now: float, resumed: Resumed | None = None, sent: bool = False) -> None:
+        """Begin, with what an earlier run left. `sent`: at `now` the first request was sent, whatever was learnt since."""
         begin = self._forget if self.phase is Phase.PENDING else self._begin
         self._enter("start")
         begin(now)
         if resumed is not None:
             self._resumed, self.pinned, self._rows = resumed, resumed.content, self._rows_of(resumed)
-        self._probe(now)
+        self._probe(now, sent)
 
     def head(self, id: int, head: Head, now: float, now_utc: float) -> Arm | Place:
         """The head of an answer is complete; returns where its body goes.
@@ -503,10 +503,10 @@ class TaskMachine:
         self.connections = Connections(self.actions, self.url, self._ceiling, self.span.start)
         self.connections.take_after(before)
 
-    def _probe(self, now: float) -> None:
+    def _probe(self, now: float, sent: bool = False) -> None:
         """The first request: it finds out what the file is, and its body is the first segment's."""
         free_at = self._hosts.free_at(self.connections.url)
-        if now < free_at:
+        if now < free_at and not sent:
             self._patience.wait(free_at)
             self.actions.append(Notify("the server has asked to wait", free_at - now, 0))
             return
