@@ -356,10 +356,8 @@ class Queue:
         self._tell(task, Failed(redact(task.url), error.name, error.exit_code, error.message, error.hint))
 
     def _event(self, task: Task, event: Event) -> None:
-        if type(event) not in ENDS:
-            task.heard(event)
-            if self._observer is not None:
-                self._observer(task, event)
+        if not isinstance(event, ENDS):
+            self._tell(task, event)
             return
         if isinstance(event, Finished):
             task.result = event

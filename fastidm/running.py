@@ -33,8 +33,8 @@ from fastidm.core.hosts import Hosts
 from fastidm.core.phase import Phase
 from fastidm.core.rate import TokenBucket
 from fastidm.core.redirect import origin
-from fastidm.core.response import Head, promised_digest
-from fastidm.core.segments import SegmentTable
+from fastidm.core.response import Content, Head, promised_digest
+from fastidm.core.segments import SegmentTable, tile
 from fastidm.core.span import WHOLE, Span
 from fastidm.core.task import TaskMachine
 from fastidm.errors import ExistsError, FastidmError, NetworkError, StorageError, redact
@@ -255,13 +255,13 @@ class RunningTask:
         try:
             if target is self._candidate and target.disturbed():
                 raise ExistsError("somebody was faster")
-            target.begin(content, short.rows(content))
+            target.begin(content, _one_row(content.total))
         except (FastidmError, OSError):
             self._head(FIRST, head)  # which tries the same, and says what is wrong
             return
         self._target = target
         short.answered(head, content, now, self._sink_into_memory(target))
-        self._observer(Started(self._shown_url, target.path, content.total, 0, short.ranges))
+        self._tell(Started(self._shown_url, target.path, content.total, 0, short.ranges))
         self._shared.soon(self)
 
     @contained
@@ -291,26 +291,9 @@ class RunningTask:
         self.ended = True
         self._shared.hosts.leave(self.url)
         self._shared.ended(self)
-        size, content = short.size, short.content
-        self._observer(Progress(self._shown_url, target.path, size, size, 0.0, None, 0, ((0, size, size),)))
-        seconds = monotonic() - self._begun
-        self._observer(
-            Finished(
-                url=self._shown_url,
-                path=target.path,
-                size=size,
-                seconds=seconds,
-                rate=size / seconds if seconds > 0 else 0.0,
-                received=size,
-                resumed=0,
-                connections=1,
-                retries=0,
-                checksum=None,
-                length_unverified=False,
-                final_url=self._shown_url,
-                validator=content.etag or content.last_modified,
-            )
-        )
+        size = short.size
+        self._tell(Progress(self._shown_url, target.path, size, size, 0.0, None, 0, ((0, size, size),)))
+        self._tell(self._result(target.path, size, short.content))
 
     def _leave_short_way(self, machine: TaskMachine, short: ShortWay) -> None:
         """The machine hears what has happened, in order; what it wishes each time was done when it happened."""
@@ -324,11 +307,11 @@ class RunningTask:
         if short.sink is None or short.head is None or self._target is None:
             return
         machine.head(FIRST, short.head, short.head_at, time())
-        words = self._target.table.cast("q")  # in memory alone, and of one row
-        written, check = words[2], words[3]
-        words[2], words[3] = 0, ~0  # as it was then
-        machine.opened(SegmentTable(self._target.table), short.head_at)
-        words[2], words[3] = written, check
+        table = self._target.table  # in memory alone
+        written = bytes(table)
+        table[:] = _one_row(short.size)  # as it was then
+        machine.opened(SegmentTable(table), short.head_at)
+        table[:] = written
         machine.actions.clear()
         self._mode = IoMode("pwrite", self._target.size, self.options.connections)
         self._checkpoints.start(0)
@@ -892,7 +875,11 @@ class RunningTask:
         machine = self.machine
         if machine.phase is Phase.COMPLETED:
             self._tell_progress()
-            self._tell(self._result())
+            assert machine.table is not None and self.path is not None
+            there = machine.connections
+            final_url = self._shown_url if there.url == self.url else redact(there.url)
+            size = machine.table.size
+            self._tell(self._result(self.path, size, machine.content, self._resumed, there.peak, there.lost, final_url))
         elif machine.error is not None:
             error = machine.error
             self._tell(Failed(self._shown_url, error.name, error.exit_code, error.message, error.hint))
@@ -901,26 +888,33 @@ class RunningTask:
         # Whoever keeps the task must not keep the journal's mapped pages with it.
         machine.table = machine.connections.table = None
 
-    def _result(self) -> Finished:
-        machine, target = self.machine, self._target
-        assert machine.table is not None and target is not None
+    def _result(
+        self,
+        path: str,
+        size: int,
+        content: Content,
+        resumed: int = 0,
+        connections: int = 1,
+        retries: int = 0,
+        final_url: str | None = None,
+    ) -> Finished:
         seconds = monotonic() - self._begun
-        received = machine.table.size - self._resumed
+        received = size - resumed
         checksum = self._checksum
         return Finished(
             url=self._shown_url,
-            path=target.path,
-            size=machine.table.size,
+            path=path,
+            size=size,
             seconds=seconds,
             rate=received / seconds if seconds > 0 else 0.0,
             received=received,
-            resumed=self._resumed,
-            connections=machine.connections.peak,
-            retries=machine.connections.lost,
+            resumed=resumed,
+            connections=connections,
+            retries=retries,
             checksum=f"{checksum[0]}:{checksum[1]}" if checksum else None,
-            length_unverified=machine.content.total is None,
-            final_url=self._shown_url if machine.connections.url == self.url else redact(machine.connections.url),
-            validator=machine.content.etag or machine.content.last_modified,
+            length_unverified=content.total is None,
+            final_url=final_url or self._shown_url,
+            validator=content.etag or content.last_modified,
         )
 
 
@@ -942,6 +936,11 @@ def _resumed(found: Resumable) -> Resumed:
     from fastidm.storage.journal import ROWS
 
     return Resumed(found.content, tuple(found.claims), found.same_url, ROWS)
+
+
+def _one_row(size: int | None) -> bytes:
+    """The segment table of a file of `size` bytes of which nothing is written, in one segment."""
+    return bytes(tile(size or 0, (), 1))
 
 
 def _absolute(path: str) -> str:

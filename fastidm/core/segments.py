@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Iterable
+from struct import Struct
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 WORDS = 4
 """int64 words of a row."""
 ROW_BYTES = 8 * WORDS
+_ROW = Struct("=4q")
 FIELDS = [("start", "<i8"), ("stop", "<i8"), ("position", "<i8"), ("check", "<i8")]
 """A row, as numpy sees it."""
 UNKNOWN = (1 << 63) - 1
@@ -204,6 +206,8 @@ def clear_row(words: memoryview, row: int) -> None:
 
 def tile(size: int, boundaries: Iterable[int], capacity: int) -> bytearray:
     """The rows of an untouched file of `size` bytes, cut at `boundaries` (offsets in between, ascending)."""
+    if size > 0 and not boundaries:  # as every file begins, and most small ones end: one row
+        return bytearray(_ROW.pack(0, size, 0, ~0).ljust(ROW_BYTES * capacity, b"\0"))
     return restore(size, (), boundaries, capacity)
 
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MOST_SOCKETS = 256
 """Connections that are kept open at most, those that wait for their next request included."""
+USUAL_LINE = 256
+"""Bytes of a header line that may be remembered. A longer one may be what a server fills our memory with."""
 LOOKUP_PATIENCE = 0.5
 """Seconds that `close` waits for a name that is still being looked up."""
 
@@ -109,10 +111,15 @@ def parse_head(lines: list[bytes]) -> Head:
     """The head that these header lines (status line first) make. A line that is no field is passed over."""
     words = lines[0].split(None, 2) if lines else []
     status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-    return Head(status, tuple(filter(None, map(_field, lines[1:]))))
+    fields = [_known_field(line) if len(line) < USUAL_LINE else _field(line) for line in lines[1:]]
+    return Head(status, tuple(filter(None, fields)))
 
 
 @lru_cache(maxsize=256)  # most lines of a server's answers are the same each time
+def _known_field(line: bytes) -> tuple[str, str] | None:
+    return _field(line)
+
+
 def _field(line: bytes) -> tuple[str, str] | None:
     name, colon, value = line.decode("latin-1").partition(":")
     return (name.strip().lower(), value.strip()) if colon else None

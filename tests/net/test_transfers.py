@@ -78,6 +78,23 @@ def test_a_range_comes_with_its_head_first(world: World, nginx: Nginx) -> None:
     assert world.settled > 0
 
 
+def test_without_epoll_requests_come_as_well(nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on systems that have poll alone."""
+    monkeypatch.delattr("select.epoll", raising=False)
+    world = World()
+    data = content(3_000_000)
+    url, results = nginx.add("polled.bin", data), [Got() for _ in range(8)]
+    for got in results:
+        world.start(url, got)
+    world.until(lambda: all(got.end for got in results))
+    assert [(got.end, bytes(got.body)) for got in results] == [((0, ""), data)] * 8
+    world.transfers.wake()
+    began = monotonic()
+    world.transfers.wait(SECONDS)
+    assert monotonic() - began < SECONDS
+    world.transfers.close()
+
+
 def test_no_range_is_asked_where_none_is_wanted(world: World, nginx: Nginx) -> None:
     got = Got()
     world.start(nginx.add("whole.bin", content(10)), got, None)
@@ -304,6 +321,7 @@ def _readable(sock: socket.socket) -> bool:
         ([b"HTTP/1.1 200 OK\r\n", b"ETag: \"a\"\r\n"], 200, (("etag", '"a"'),)),
         ([b"HTTP/2 206\r\n", b"X:1\r\n", b"x: 2\r\n"], 206, (("x", "1"), ("x", "2"))),
         ([b"HTTP/1.0 404 \xff\r\n", b"no field\r\n", b": empty\r\n"], 404, (("", "empty"),)),
+        ([b"HTTP/1.1 200 OK\r\n", b"A: " + b"b" * 90_000 + b"\r\n"], 200, (("a", "b" * 90_000),)),
         ([b"nonsense\r\n"], 0, ()),
         ([], 0, ()),
     ],
