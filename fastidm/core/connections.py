@@ -409,7 +409,7 @@ class Connections:
             return False
         speed = self._expected(now)
         budget = int(max(HEDGE_SHARE * self._table().size, HEDGE_BYTES)) - self._hedged
-        slowest = plan_hedge(self._runners(now, speed), speed, self._cost, budget)
+        slowest = plan_hedge(self._runners(now, speed, latest=True), speed, self._cost, budget)
         if slowest is None:
             return False
         first = self._table().position(slowest.row)  # not what is queued: nobody may write beyond a hole
@@ -428,8 +428,9 @@ class Connections:
             self.ramp.refused(max(len(self._running), self.peak), now)
         return bool(silent)
 
-    def _runners(self, now: float, typical: float) -> list[Runner]:
-        """The segments that are being filled and that no new connection is about to share."""
+    def _runners(self, now: float, typical: float, latest: bool = False) -> list[Runner]:
+        """The segments that are being filled and that no new connection is about to share; `latest`: as fast as they are just
+        now, if that is slower."""
         table = self._table()
         shared = {c.target for c in self._running.values() if c.role in (Role.SPLIT, Role.HEDGE) and not c.receiving}
         by_row: dict[int, list[Connection]] = {}
@@ -439,7 +440,7 @@ class Connections:
         runners = []
         for row, racing in by_row.items():
             if len(racing) < 3:  # more would not help
-                speeds = [c.speed(now) for c in racing]
+                speeds = [c.latest_speed(now) if latest else c.speed(now) for c in racing]
                 # Two that race for the same bytes are as fast as the faster one.
                 speed = max(typical if speed is None else speed for speed in speeds)
                 backlog = max(c.backlog for c in racing)

@@ -11,6 +11,8 @@ from enum import Enum
 
 from fastidm.core.rate import SpeedAverage
 
+LATEST = 0.25
+"""Seconds over which a connection's latest speed is taken."""
 STALLED_AFTER = 3.0
 """Seconds without a byte, while others receive, until a connection counts as stalled."""
 HEADLESS_AFTER = 5.0
@@ -50,8 +52,8 @@ class Connection:
     """
 
     __slots__ = (
-        "average", "backlog", "born", "first", "full_at", "head_at", "heard_at", "id", "last", "overlap", "queued", "received",
-        "role", "row", "target", "url",
+        "average", "backlog", "born", "first", "full_at", "head_at", "heard_at", "id", "last", "latest", "overlap", "queued",
+        "received", "role", "row", "target", "url",
     )  # fmt: skip
 
     def __init__(
@@ -70,7 +72,7 @@ class Connection:
         self.received = 0
         self.queued = self.backlog = 0
         self.overlap = 0
-        self.average = SpeedAverage(now, memory=1.0)
+        self._measure(now)
 
     def __repr__(self) -> str:
         return f"<connection {self.id}: {self.role.value} {self.first}-{self.last} row {self.row}, {self.received} bytes>"
@@ -83,7 +85,10 @@ class Connection:
     def answered(self, now: float) -> None:
         """The head was accepted."""
         self.head_at = self.heard_at = now
-        self.average = SpeedAverage(now, memory=1.0)
+        self._measure(now)
+
+    def _measure(self, now: float) -> None:
+        self.average, self.latest = SpeedAverage(now, memory=1.0), SpeedAverage(now, memory=LATEST)
 
     def count(self, received: int, now: float) -> bool:
         """Tell how many bytes it has received in all; returns whether there are new ones."""
@@ -92,6 +97,7 @@ class Connection:
             self.received = received
             self.heard_at = now
         self.average.update(received, now)
+        self.latest.update(received, now)
         return heard
 
     def speed(self, now: float) -> float | None:
@@ -99,6 +105,14 @@ class Connection:
         if self.head_at is None or now - self.head_at < 0.2:
             return None
         return 0.0 if now - self.heard_at > STALLED_AFTER else self.average.speed
+
+    def latest_speed(self, now: float) -> float | None:
+        """The same, but one that has just become slow is believed at once.
+
+        The average of what collapses falls no faster than what it has left, so that its end would always seem to be near.
+        """
+        speed = self.speed(now)
+        return None if speed is None else min(speed, self.latest.speed)
 
 
 def median(values: Iterable[float]) -> float:
