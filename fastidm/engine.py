@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TICK = 0.05
 """Seconds between two looks at speeds, stalls and splits."""
-YOUNG = 0.015
+YOUNG = 0.005
 """Seconds after which a task is looked at that has begun to receive: its first bytes show how fast one connection is."""
 TICK_PER_TASK = 0.0025
 """Seconds between two looks for each task that runs: with more than twenty the looks become rarer, so that a thousand tasks

@@ -159,14 +159,14 @@ def test_connections_grow_from_one_to_the_ceiling(ceiling: int) -> None:
     assert climb(ramp) == ceiling == ramp.allowed(0.0)
 
 
-def test_they_double_with_every_round_of_answers() -> None:
-    ramp, rounds, receiving = Ramp(16), [], 0
-    while receiving < 16:
+def test_a_second_one_is_the_test_and_then_they_grow_by_steps() -> None:
+    ramp, rounds, receiving = Ramp(100), [], 0
+    while receiving < 100:
         rounds.append(ramp.allowed(0.0))
         while receiving < rounds[-1]:
             receiving += 1
             ramp.answered(receiving, 0.0)
-    assert rounds == [1, 2, 4, 8, 16]
+    assert rounds == [1, 2, 8, 32, 100]
 
 
 def test_a_limit_of_the_server_is_kept() -> None:
