@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from functools import partial, wraps
-from time import monotonic, time
+from time import monotonic, thread_time, time
 
 from fastidm.background import Background
 from fastidm.core.actions import (
@@ -30,6 +30,7 @@ from fastidm.core.actions import (
 )
 from fastidm.core.checkpoints import Checkpoints
 from fastidm.core.hosts import Hosts
+from fastidm.core.load import Load
 from fastidm.core.phase import Phase
 from fastidm.core.rate import TokenBucket
 from fastidm.core.redirect import origin
@@ -191,6 +192,7 @@ class RunningTask:
         self._after_disk: deque[Callable[[], None]] = deque()
         self._resumed = 0
         self._shown_at = 0.0
+        self._load = Load()
         self._checkpoints = Checkpoints(MACHINE_MEMORY, self._begun)
         self._way_down: WayDown | None = None
         self._counted = 0
@@ -438,7 +440,8 @@ class RunningTask:
             return
         machine = self.machine
         throttled = now - self._throttled_at < THROTTLE_MEMORY
-        machine.tick(now, {id: sink.received for id, sink in self._sinks.items()}, throttled, self._queued())
+        counts = {id: sink.received for id, sink in self._sinks.items()}
+        machine.tick(now, counts, throttled, self._queued(), self._load.measure(now, thread_time()))
         self.perform(now)
         if machine.phase is Phase.RECEIVING:
             if self._mode is not None:
@@ -585,7 +588,9 @@ class RunningTask:
         # Without ranges everything comes once more, and what an earlier run has kept serves only to compare.
         self._resumed = table.received() if self.machine.connections.ranges else 0
         self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.connections.ranges))
-        self.machine.opened(table, monotonic(), self._queued())
+        now = monotonic()
+        self._load.begin(now, thread_time())
+        self.machine.opened(table, now, self._queued())
         self._shared.soon(self)
 
     def _queued(self) -> dict[int, int]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
+from fastidm import running
 from fastidm.core import checkpoints
 from fastidm.core.phase import Phase
 from fastidm.events import DownloadStatus, Event, Started
+from fastidm.net.transfers import Transfer
 from fastidm.options import Options
 from fastidm.queue import Queue, Task
 from fastidm.storage import linux, whole, writers
 from fastidm.storage.target import Target
+from tests.support.alone import download
 from tests.support.content import content
-from tests.support.servers import Nginx, wait_until
+from tests.support.servers import DemoServer, Nginx, wait_until
 
 
 def test_nothing_is_published_after_a_checkpoint_has_failed(
@@ -76,6 +80,18 @@ def test_an_error_of_a_disk_that_began_early_ends_the_download(
     assert task.error is not None
     assert task.error.exit_code == 10
     assert not (tmp_path / "failing.bin").exists()
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_loop_that_works_all_the_time_opens_no_more_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    """Its processor clock runs as fast as the other one, and a byte always waits for it; or it never works."""
+    monkeypatch.setattr(running, "thread_time", monotonic if busy else lambda: 0.0)
+    monkeypatch.setattr(Transfer, "queued", 1)
+    with DemoServer(size=6_000_000, rate=6_000_000) as server:
+        done = download(server.url, Options(output=str(tmp_path / "file.bin"), connections=4))
+    assert (done.connections == 1) is busy
 
 
 @pytest.mark.parametrize("rename", [False, True])

@@ -48,6 +48,8 @@ class Connections:
         """Tasks that download from the same server, this one included."""
         self.lost = 0
         """Connections that broke or were too slow, and were made again."""
+        self.saturated = False
+        """Whether bytes wait here because this process takes them no faster: then no segment is cut."""
         self.share = ceiling
         """Connections at most, of those that all tasks have together; see `limit`."""
         self._actions = actions
@@ -279,10 +281,12 @@ class Connections:
     def assign(self, now: float) -> None:
         """Open as many connections as may be and as are of use."""
         while len(self._running) < min(self.share, self.ramp.allowed(now)):
-            if not (
-                self._fill(now) or self._try_parts(now) or self._split(now) or self._hedge(now) or self._take_over(now)
-            ):
+            if not (self._fill(now) or self._share_out(now) or self._hedge(now) or self._take_over(now)):
                 break
+
+    def _share_out(self, now: float) -> bool:
+        """Open a connection for a part of what another one fills, unless nothing would come of it but work."""
+        return not self.saturated and (self._try_parts(now) or self._split(now))
 
     def _fill(self, now: float) -> bool:
         """Open a connection for a segment that nobody fills."""

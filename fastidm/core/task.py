@@ -48,7 +48,7 @@ from fastidm.core.response import (
     vouched,
 )
 from fastidm.core.retry import PASSING, Trouble, final_error
-from fastidm.core.scheduler import first_cut
+from fastidm.core.scheduler import SATURATED, first_cut
 from fastidm.core.segments import UNKNOWN, SegmentTable, restore, tile
 from fastidm.core.span import WHOLE, Span
 from fastidm.errors import (
@@ -217,14 +217,21 @@ class TaskMachine:
         self._assign(now)
 
     def tick(
-        self, now: float, counts: Mapping[int, int], throttled: bool = False, queued: Mapping[int, int] | None = None
+        self,
+        now: float,
+        counts: Mapping[int, int],
+        throttled: bool = False,
+        queued: Mapping[int, int] | None = None,
+        load: float = 0.0,
     ) -> None:
         """Time has passed.
 
         Parameters: `counts`, bytes that each connection has received; `throttled`, a rate limit holds them back, so that
-        slowness says nothing about them; `queued`, bytes that are there for each and that it has not taken yet.
+        slowness says nothing about them; `queued`, bytes that are there for each and that it has not taken yet; `load`, share
+        of the time since the last tick that the loop's thread has worked.
         """
         self.connections.queue(queued or {})
+        self.connections.saturated = load >= SATURATED and any((queued or {}).values())
         if self.connections.count(counts, now, throttled):
             self._patience.heard(now)
             self._regrouping = False

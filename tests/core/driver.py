@@ -282,6 +282,10 @@ class World:
     same_url: bool = True
     disk: float = 0.03
     """Seconds that a job of the disk takes."""
+    takes: int = SOCKET
+    """Bytes that it takes of each connection in one step."""
+    load: float = 0.0
+    """Share of its time that the loop's thread works."""
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -368,7 +372,7 @@ class World:
         if self.now >= self._next_tick:
             self._next_tick = self.now + TICK
             counts = {id: wire.sink.received for id, wire in self.wires.items() if wire.sink}
-            self.machine.tick(self.now, counts, self._held_back, self._queued())
+            self.machine.tick(self.now, counts, self._held_back, self._queued(), self.load)
             self._held_back = False
             if self.machine.phase is Phase.RECEIVING and (at := self._broken_seam()) is not None:
                 self.machine.compared(at, self.now)
@@ -391,7 +395,7 @@ class World:
         elif wire.told:
             wire.credit += STEP * (reply.rate(self.now) if callable(reply.rate) else reply.rate)
             if not held_back and wire.sink is not None and wire.sink.row is not None:
-                most = READ if self.options.limit_rate else SOCKET
+                most = READ if self.options.limit_rate else self.takes
                 block = reply.body[wire.sent : wire.sent + min(most, self._there(wire))]
                 wire.credit -= len(block)
                 wire.sent += len(block)

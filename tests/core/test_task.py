@@ -40,6 +40,7 @@ from tests.core.driver import (
     KIB,
     MIB,
     SILENCE,
+    SOCKET,
     URL,
     Ask,
     Remains,
@@ -124,6 +125,31 @@ def test_on_a_line_that_one_connection_fills_it_is_no_slower_and_fetches_nothing
     run.download()
     assert run.now < 2 * 1.2
     assert server.sent < 1.05 * len(server.body)
+
+
+def at_its_limit(load: float, takes: int = 256 * KIB) -> World:
+    """A task that takes 25 MiB each second of a connection, whose server could send twice as much."""
+    run = world(Server(content(48 * MIB), rate=50 * MIB), 16)
+    run.takes, run.load = takes, load
+    return run
+
+
+def test_while_this_process_is_the_limit_no_other_connection_is_opened() -> None:
+    run = at_its_limit(load=0.95).download()
+    assert len(run.server.asked) == run.machine.connections.peak == 1
+
+
+@pytest.mark.parametrize(("load", "takes"), [(0.5, 256 * KIB), (0.95, SOCKET)], ids=["it could do more", "nothing waits here"])
+def test_unless_it_is_the_limit_there_are_others(load: float, takes: int) -> None:
+    assert at_its_limit(load, takes).download().machine.connections.peak > 1
+
+
+def test_as_soon_as_this_process_could_do_more_others_are_opened() -> None:
+    run = at_its_limit(load=0.95).run_for(0.5)
+    assert len(run.server.asked) == 1
+    run.load = 0.5
+    assert run.run_for(0.2).machine.connections.peak > 1
+    run.download()
 
 
 def test_no_byte_but_those_at_the_seams_is_fetched_twice_when_all_goes_well() -> None:
