@@ -46,16 +46,6 @@ SCENARIOS = (
         checksum=True,
     ),
     Scenario(
-        "wide",
-        "128 connections",
-        "One file over 128 connections: what a connection costs in memory and in processor time.",
-        size=GIB,
-        quick=256 * MIB,
-        origin=nginx,
-        connections=128,
-        tools=("fastidm", "fastidm_pure", "floor", "axel"),
-    ),
-    Scenario(
         "huge",
         "8 GiB",
         "One large file: whether memory and cost per byte stay what they are for 1 GiB.",

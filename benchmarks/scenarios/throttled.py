@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks import ideals
-from benchmarks.model import KIB, MIB, Scenario
+from benchmarks.model import GIB, KIB, MIB, Scenario
 from benchmarks.origins import throttled
 
 CAP = 4 * MIB
@@ -21,6 +21,18 @@ SCENARIOS = (
         quick=64 * MIB,
         origin=partial(throttled, rate=CAP),
         ideal=partial(ideals.capped, rate=CAP),
+    ),
+    Scenario(
+        "wide",
+        "128 connections of 4 MiB/s",
+        "One file over 128 connections, each paced to 4 MiB/s so that all of them are of use: what a connection costs in memory"
+        " and in processor time.",
+        size=GIB,
+        quick=256 * MIB,
+        origin=partial(throttled, rate=CAP),
+        ideal=partial(ideals.capped, rate=CAP),
+        connections=128,
+        tools=("fastidm", "fastidm_pure", "floor", "axel"),
     ),
     Scenario(
         "uneven",
