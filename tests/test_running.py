@@ -86,9 +86,9 @@ def test_an_error_of_a_disk_that_began_early_ends_the_download(
 def test_a_loop_that_works_all_the_time_opens_no_more_connections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: bool
 ) -> None:
-    """Its processor clock runs as fast as the other one, and a byte always waits for it; or it never works."""
+    """Its processor clock runs as fast as the other one, and bytes always wait for it; or it never works."""
     monkeypatch.setattr(running, "thread_time", monotonic if busy else lambda: 0.0)
-    monkeypatch.setattr(Transfer, "queued", 1)
+    monkeypatch.setattr(Transfer, "queued", 100_000)
     with DemoServer(size=6_000_000, rate=6_000_000) as server:
         done = download(server.url, Options(output=str(tmp_path / "file.bin"), connections=4))
     assert (done.connections == 1) is busy

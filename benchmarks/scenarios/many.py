@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from benchmarks import ideals
 from benchmarks.model import GIB, KIB, MIB, Scenario
-from benchmarks.origins import nginx
+from benchmarks.origins import nginx, throttled
 
 SMALL = 64 * KIB
 SHARES = (1, 1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -56,5 +59,35 @@ SCENARIOS = (
         variants=("fastidm_api",),
         connections=4,
         parallel=100,
+    ),
+    Scenario(
+        "in_turn",
+        "The same 100 downloads, one after the other",
+        "What it costs to begin and to end a hundred files, without many connections at once.",
+        size=GIB,
+        quick=250 * MIB,
+        origin=nginx,
+        kind="many",
+        sizes=hundred,
+        variants=("fastidm_api",),
+        tools=("fastidm", "fastidm_api", "floor", "curl", "aria2c", "aria2_next"),
+        connections=4,
+        parallel=1,
+    ),
+    Scenario(
+        "crowd",
+        "100 downloads at once, 1 MiB/s for each connection",
+        "As each connection is paced, all 400 are of use. Ideal: 4 for each file from the first moment to the last.",
+        size=GIB,
+        quick=250 * MIB,
+        origin=partial(throttled, rate=MIB),
+        ideal=lambda size, connections: ideals.capped(size, 100 * connections, MIB),
+        kind="many",
+        sizes=hundred,
+        variants=("fastidm_api",),
+        tools=("fastidm", "fastidm_api", "aria2c", "aria2_next"),
+        connections=4,
+        parallel=100,
+        floor=False,
     ),
 )

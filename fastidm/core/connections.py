@@ -16,7 +16,19 @@ from collections.abc import Mapping, Sequence
 from fastidm.core import health
 from fastidm.core.actions import Action, Arm, Cancel, Request
 from fastidm.core.health import Connection, Role, median
-from fastidm.core.scheduler import CUT_SHARE, GAIN, HEDGE_BYTES, HEDGE_SHARE, LOSS, Ramp, Runner, plan_hedge, plan_split
+from fastidm.core.scheduler import (
+    CUT_SHARE,
+    GAIN,
+    HEDGE_BYTES,
+    HEDGE_SHARE,
+    LOSS,
+    PIECE,
+    SATURATED,
+    Ramp,
+    Runner,
+    plan_hedge,
+    plan_split,
+)
 from fastidm.core.segments import UNKNOWN, SegmentTable
 
 OVERLAP = 4096
@@ -48,14 +60,13 @@ class Connections:
         """Tasks that download from the same server, this one included."""
         self.lost = 0
         """Connections that broke or were too slow, and were made again."""
-        self.saturated = False
-        """Whether bytes wait here because this process takes them no faster: then no segment is cut."""
         self.share = ceiling
         """Connections at most, of those that all tasks have together; see `limit`."""
         self._actions = actions
         self._running: dict[int, Connection] = {}
         self._last_id = 0
         self._cost = 0.0
+        self._saturated = False
         self._past: deque[float] = deque(maxlen=32)
         """Speeds of the connections that ended last: those that are left over are no measure of what a new one brings."""
         self._plan: tuple[int, ...] = ()
@@ -115,6 +126,11 @@ class Connections:
             connection = self._running.get(id)
             if connection is not None:
                 connection.queued, connection.backlog = count, max(count, connection.backlog // 2)
+
+    def loaded(self, load: float) -> None:
+        """Tell how busy the loop's thread is; see `TaskMachine.tick`. Where it is the limit, and bytes of these connections have
+        waited for it of late, others would bring no more."""
+        self._saturated = load >= SATURATED and any(c.backlog >= PIECE for c in self._running.values())
 
     def take_after(self, before: Connections) -> None:
         """Go on counting where those of an earlier attempt stopped."""
@@ -286,7 +302,7 @@ class Connections:
 
     def _share_out(self, now: float) -> bool:
         """Open a connection for a part of what another one fills, unless nothing would come of it but work."""
-        return not self.saturated and (self._try_parts(now) or self._split(now))
+        return not self._saturated and (self._try_parts(now) or self._split(now))
 
     def _fill(self, now: float) -> bool:
         """Open a connection for a segment that nobody fills."""

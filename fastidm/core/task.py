@@ -48,7 +48,7 @@ from fastidm.core.response import (
     vouched,
 )
 from fastidm.core.retry import PASSING, Trouble, final_error
-from fastidm.core.scheduler import SATURATED, first_cut
+from fastidm.core.scheduler import first_cut
 from fastidm.core.segments import UNKNOWN, SegmentTable, restore, tile
 from fastidm.core.span import WHOLE, Span
 from fastidm.errors import (
@@ -231,7 +231,7 @@ class TaskMachine:
         of the time since the last tick that the loop's thread has worked.
         """
         self.connections.queue(queued or {})
-        self.connections.saturated = load >= SATURATED and any((queued or {}).values())
+        self.connections.loaded(load)
         if self.connections.count(counts, now, throttled):
             self._patience.heard(now)
             self._regrouping = False
