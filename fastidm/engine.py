@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 TICK = 0.05
 """Seconds between two looks at speeds, stalls and splits."""
-YOUNG = 0.005
-"""Seconds after which a task is looked at that has begun to receive: its first bytes show how fast one connection is."""
+YOUNG = (0.005, 0.03)
+"""Seconds after which a task is looked at that has begun to receive, and then again: its first bytes show how fast one
+connection is, but the very first came from buffers."""
 TICK_PER_TASK = 0.0025
 """Seconds between two looks for each task that runs: with more than twenty the looks become rarer, so that a thousand tasks
 cost no more."""
@@ -73,8 +74,8 @@ class Engine:
         self._wanting: list[RunningTask] = []
         self._tasks: dict[RunningTask, None] = {}
         self._throttled: list[RunningTask] = []
-        self._young: deque[tuple[float, RunningTask]] = deque()
-        """Tasks that have just begun to receive, and when they are looked at for the first time."""
+        self._young: list[deque[tuple[float, RunningTask]]] = [deque() for _ in YOUNG]
+        """Tasks that have just begun to receive, and when they are looked at: for the first time, and so on."""
         self.limit = Limit()
         """Of all tasks together."""
         self._transfers = Transfers(self._settle, sockets)
@@ -162,10 +163,7 @@ class Engine:
                 for task in list(self._tasks):
                     task.tick(now)
                 self._throttled = [task for task in self._tasks if task.throttled]
-            while self._young and now >= self._young[0][0]:
-                _, task = self._young.popleft()
-                if not task.ended:
-                    task.tick(now)
+            self._look_at_young(now)
             while self._wanting:
                 self._wanting.pop().turn(now)
             self._writers.go()
@@ -180,7 +178,8 @@ class Engine:
         for task in list(self._tasks):
             task.abandon()
         self._tasks.clear()
-        self._young.clear()
+        for looks in self._young:
+            looks.clear()
         self._background.close()
         self._writers.close()
         self._transfers.close()
@@ -201,12 +200,20 @@ class Engine:
             return TICK if self._pending else NOTHING_TO_DO
         now = monotonic()
         waits = [wait for task in self._throttled if not task.ended and (wait := task.throttle(now)) is not None]
-        if self._young:
-            waits.append(self._young[0][0] - now)
+        waits += [looks[0][0] - now for looks in self._young if looks]
         return min([next_tick - now, *waits])
 
+    def _look_at_young(self, now: float) -> None:
+        for number, looks in enumerate(self._young, 1):
+            while looks and now >= looks[0][0]:
+                _, task = looks.popleft()
+                if not task.ended:
+                    task.tick(now)
+                    if number < len(YOUNG):
+                        self._young[number].append((now + YOUNG[number], task))
+
     def _soon(self, task: RunningTask) -> None:
-        self._young.append((monotonic() + YOUNG, task))
+        self._young[0].append((monotonic() + YOUNG[0], task))
         if task.throttled and task not in self._throttled:
             self._throttled.append(task)
 

@@ -241,7 +241,6 @@ class RunningTask:
             on_head=self._short_head,
             on_end=self._short_end,
         )
-        shared.hosts.join(url)
         self._short = short
         return True
 
@@ -291,7 +290,6 @@ class RunningTask:
             return
         target.stored()
         self.ended = True
-        self._shared.hosts.leave(self.url)
         self._shared.ended(self)
         size = short.size
         self._tell(Progress(self._shown_url, target.path, size, size, 0.0, None, 0, ((0, size, size),)))
@@ -300,7 +298,6 @@ class RunningTask:
     def _leave_short_way(self, machine: TaskMachine, short: ShortWay) -> None:
         """The machine hears what has happened, in order; what it wishes each time was done when it happened."""
         self._short = None
-        self._shared.hosts.leave(self.url)  # the machine joins by itself
         assert short.transfer is not None
         self._running[FIRST] = short.transfer
         self._probe_sink = short

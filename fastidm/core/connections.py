@@ -34,8 +34,6 @@ from fastidm.core.segments import UNKNOWN, SegmentTable
 OVERLAP = 4096
 """Bytes that are fetched again and compared, to prove that the content is the same: before a resumed segment's position, and at
 every seam between two segments, as soon as both sides are there."""
-CROWD = 4
-"""Tasks on one server from which on a file must take longer before it is cut."""
 SEAM_SECONDS = 1.0
 """How long a connection whose segment is full is left to the comparison of the seam."""
 
@@ -56,8 +54,6 @@ class Connections:
         self.table: SegmentTable | None = None
         self.peak = 0
         """The most connections that filled segments at the same time."""
-        self.crowd = 1
-        """Tasks that download from the same server, this one included."""
         self.lost = 0
         """Connections that broke or were too slow, and were made again."""
         self.share = ceiling
@@ -371,12 +367,6 @@ class Connections:
             self._plan = self._plan[1:]  # written already
         return False
 
-    @property
-    def _gain(self) -> float:
-        """Seconds that another connection must save."""
-        # Where many tasks share a server there are connections enough: one more would take from the others what it brings.
-        return GAIN * max(1.0, self.crowd / CROWD)
-
     def _worth_parts(self, now: float) -> bool:
         """Whether a first connection that is all alone would take so long that others are of use.
 
@@ -389,9 +379,9 @@ class Connections:
             return False
         age, brought = now - first.head_at, first.received + first.queued
         if brought == 0:
-            return age > self._gain
+            return age > GAIN
         left = self._table().size - brought
-        return left * age > self._gain * brought and left > LOSS * first.backlog
+        return left * age > GAIN * brought and left > LOSS * first.backlog
 
     def _carry_out(self) -> None:
         """There are parts: cut the file as planned."""
@@ -412,7 +402,7 @@ class Connections:
             table.melt({c.row for c in self._running.values()} | {c.target for c in self._running.values()})
         speed = self._expected(now)
         runners = self._runners(now, speed)
-        cut = plan_split(runners, speed, self._cost, self._gain)
+        cut = plan_split(runners, speed, self._cost)
         if cut is None or table.room() <= pending:
             return False
         # As much as waits here is on its way to here.

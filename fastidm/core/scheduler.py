@@ -17,7 +17,7 @@ PIECE = 64 << 10
 ALIGN = 64 << 10
 """Bytes: segments begin at multiples of this where they can, so that two connections never share a page of the cache."""
 GAIN = 0.2
-"""Seconds that a split must save at the least, unless many tasks share the server."""
+"""Seconds that a split must save at the least."""
 LOSS = 8
 """A cut must give the new connection so many times the bytes that wait for the old one: at least as many are on their way to
 it, beyond the cut, and are lost. Where bytes wait it is not the network that is slow, so little is to be gained."""
@@ -64,11 +64,11 @@ class Cut:
     at: int
 
 
-def plan_split(runners: Iterable[Runner], speed: float, cost: float, gain: float = GAIN) -> Cut | None:
+def plan_split(runners: Iterable[Runner], speed: float, cost: float) -> Cut | None:
     """The split that helps most, or None if none is worth a connection.
 
     Parameters: `runners`, the segments that may be cut; `speed`, what the new connection is expected to bring; `cost`,
-    seconds until its first byte; `gain`, seconds that it must save.
+    seconds until its first byte.
     The victim is the segment with the longest time left r/v. Both ends finish together after T = (r + speed·cost)/(v + speed),
     so the victim keeps v·T bytes.
     """
@@ -79,7 +79,7 @@ def plan_split(runners: Iterable[Runner], speed: float, cost: float, gain: float
     if left == 0 or victim.speed <= 0:
         return Cut(victim.row, victim.position) if left and not victim.backlog else None
     together = (left + speed * cost) / (victim.speed + speed)
-    if not victim.eta - together > max(gain, 2 * cost):
+    if not victim.eta - together > max(GAIN, 2 * cost):
         return None
     keep = int(victim.speed * together)
     # Rounded up to a good place, unless that would leave a crawling victim with more than it can bring in time.

@@ -240,7 +240,6 @@ class TaskMachine:
             self._probe(now)
         if self.phase is not Phase.RECEIVING or self.table is None:
             return
-        self.connections.crowd = self._hosts.tasks(self.url)
         received = self.received = self.table.received()
         self.speed = self._average.update(received, now)
         self.connections.ramp.measure(received, len(self.connections.busy), now)
@@ -559,11 +558,7 @@ class TaskMachine:
 
     def _enter(self, event: str) -> None:
         """The only place that changes the phase."""
-        before, self.phase = self.phase, TRANSITIONS[self.phase, event]
-        if event == "start":
-            self._hosts.join(self.url)
-        elif self.ended_for_good and before not in (Phase.PENDING, Phase.PAUSED):
-            self._hosts.leave(self.url)
+        self.phase = TRANSITIONS[self.phase, event]
 
 
 def _single(rows: bytes) -> bytes:

@@ -1114,29 +1114,6 @@ def test_a_task_that_is_served_goes_on_although_another_one_was_asked_to_wait() 
     assert requests(served) == 1
 
 
-@pytest.mark.parametrize(("others", "alone"), [(0, False), (2, False), (40, True)])
-def test_a_server_that_many_tasks_share_is_asked_for_more_only_if_a_file_takes_long(others: int, alone: bool) -> None:
-    hosts = Hosts()
-    for _ in range(others):
-        hosts.join(URL)
-    hosts.join(URL.replace("://", "://other."))
-    run = World(Server(content(8 * MIB), rate=8.0 * MIB), Options(connections=4))
-    run.machine = TaskMachine(URL, run.options, lambda: 0.5, hosts)
-    run.download()
-    assert (len(run.server.asked) == 1) is alone
-    assert hosts.tasks(URL) == others
-
-
-def test_a_file_that_takes_long_is_cut_although_many_tasks_share_the_server() -> None:
-    hosts = Hosts()
-    for _ in range(40):
-        hosts.join(URL)
-    run = World(Server(content(8 * MIB), rate=0.5 * MIB), Options(connections=4))
-    run.machine = TaskMachine(URL, run.options, lambda: 0.5, hosts)
-    run.download()
-    assert run.machine.connections.peak == 4
-
-
 def test_a_rename_that_was_under_way_when_the_pause_was_asked_for_completes_the_task() -> None:
     run = world(Server(content(100)))
     run.run(10, lambda: run.machine.phase is Phase.FINISHING)
