@@ -124,8 +124,10 @@ class Connections:
                 connection.queued, connection.backlog = count, max(count, connection.backlog // 2)
 
     def loaded(self, load: float) -> None:
-        """Tell how busy the loop's thread is; see `TaskMachine.tick`. Where it is the limit, and bytes of these connections have
-        waited for it of late, others would bring no more."""
+        """Tell how busy the loop's thread is; see `TaskMachine.tick`.
+
+        Where it is the limit, and bytes of these connections have waited for it of late, others would bring no more.
+        """
         self._saturated = load >= SATURATED and any(c.backlog >= PIECE for c in self._running.values())
 
     def take_after(self, before: Connections) -> None:
@@ -183,7 +185,8 @@ class Connections:
             self._earlier = [(table.start(row), table.position(row)) for row in self._unproven]
         for connection in list(self._running.values()):
             if connection.head_at is not None:
-                connection.answered(now)  # its body has waited for this
+                connection.answered(now)  # its body has waited for this, and not because anybody was slow
+                connection.backlog = 0
             arm = self.place(connection, now)
             if arm is not None:
                 self._actions.append(arm)
