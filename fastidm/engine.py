@@ -76,6 +76,8 @@ class Engine:
         self._throttled: list[RunningTask] = []
         self._young: list[deque[tuple[float, RunningTask]]] = [deque() for _ in YOUNG]
         """Tasks that have just begun to receive, and when they are looked at: for the first time, and so on."""
+        self._usual = 0.0
+        """Bytes per second of an average task, as of the last tick of all."""
         self.limit = Limit()
         """Of all tasks together."""
         self._transfers = Transfers(self._settle, sockets)
@@ -160,8 +162,9 @@ class Engine:
                 if asleep - before > NAP:
                     for task in list(self._tasks):
                         task.woke(now)
+                self._usual = sum(task.speed for task in self._tasks) / max(1, len(self._tasks))
                 for task in list(self._tasks):
-                    task.tick(now)
+                    task.tick(now, self._usual)
                 self._throttled = [task for task in self._tasks if task.throttled]
             self._look_at_young(now)
             while self._wanting:
@@ -208,7 +211,7 @@ class Engine:
             while looks and now >= looks[0][0]:
                 _, task = looks.popleft()
                 if not task.ended:
-                    task.tick(now)
+                    task.tick(now, self._usual)
                     if number < len(YOUNG):
                         self._young[number].append((now + YOUNG[number], task))
 

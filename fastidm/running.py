@@ -136,7 +136,7 @@ class Shared:
     wanting: list[RunningTask]
     """Tasks to which something has happened: the engine gives each a `turn`, so that those at rest cost nothing."""
     soon: Callable[[RunningTask], None]
-    """Called by a task that wants a tick sooner than the others, once."""
+    """Called by a task that wants its first ticks sooner than the others."""
     ended: Callable[[RunningTask], None]
     """Called by a task that has ended, before it tells so."""
     limit: Limit
@@ -309,6 +309,7 @@ class RunningTask:
         table = self._target.table  # in memory alone
         written = bytes(table)
         table[:] = _one_row(short.size)  # as it was then
+        self._load.begin(monotonic(), thread_time())
         machine.opened(SegmentTable(table), short.head_at)
         table[:] = written
         machine.actions.clear()
@@ -431,14 +432,14 @@ class RunningTask:
             self._tell(Paused(self._shown_url, self.path, machine.received))
 
     @contained
-    def tick(self, now: float) -> None:
-        """Let the machine look around, draw the progress, make a checkpoint."""
+    def tick(self, now: float, usual: float) -> None:
+        """Let the machine look around, draw the progress, make a checkpoint. `usual`: bytes per second of an average task."""
         if self._short is not None and self._short.is_short(now):
             return
         machine = self.machine
         throttled = now - self._throttled_at < THROTTLE_MEMORY
         counts = {id: sink.received for id, sink in self._sinks.items()}
-        machine.tick(now, counts, throttled, self._queued(), self._load.measure(now, thread_time()))
+        machine.tick(now, counts, throttled, self._queued(), self._load.measure(monotonic(), thread_time()), usual)
         self.perform(now)
         if machine.phase is Phase.RECEIVING:
             if self._mode is not None:

@@ -123,10 +123,11 @@ class Connections:
             if connection is not None:
                 connection.queued, connection.backlog = count, max(count, connection.backlog // 2)
 
-    def loaded(self, load: float) -> None:
-        """Tell how busy the loop's thread is; see `TaskMachine.tick`.
+    def note_load(self, load: float) -> None:
+        """Tell how busy the loop's thread is with this task, among others; see `TaskMachine.tick`.
 
-        Where it is the limit, and bytes of these connections have waited for it of late, others would bring no more.
+        Where it is the limit, and bytes of these connections have waited for it of late, others would bring no more. How many
+        wait is not known of HTTP/3.
         """
         self._saturated = load >= SATURATED and any(c.backlog >= PIECE for c in self._running.values())
 
@@ -179,6 +180,7 @@ class Connections:
         Parameters: `resumed`, an earlier run wrote some of it; `plan`, offsets at which a new file is to be cut.
         """
         self.table = table
+        self._saturated = False
         self._plan = tuple(plan)
         if resumed:
             self._unproven = {row for row in table.order if table.position(row) > table.start(row)}
@@ -296,12 +298,14 @@ class Connections:
     def assign(self, now: float) -> None:
         """Open as many connections as may be and as are of use."""
         while len(self._running) < min(self.share, self.ramp.allowed(now)):
-            if not (self._fill(now) or self._share_out(now) or self._hedge(now) or self._take_over(now)):
+            if not (self._fill(now) or self._cut_more(now)):
                 break
 
-    def _share_out(self, now: float) -> bool:
-        """Open a connection for a part of what another one fills, unless nothing would come of it but work."""
-        return not self._saturated and (self._try_parts(now) or self._split(now))
+    def _cut_more(self, now: float) -> bool:
+        """Open a connection for what another one fills or has asked for, unless nothing would come of it but work."""
+        if self._saturated:
+            return False
+        return self._try_parts(now) or self._split(now) or self._hedge(now) or self._take_over(now)
 
     def _fill(self, now: float) -> bool:
         """Open a connection for a segment that nobody fills."""
@@ -383,7 +387,7 @@ class Connections:
         age, brought = now - first.head_at, first.received + first.queued
         if brought == 0:
             return age > GAIN
-        left = self._table().size - brought
+        left = self._table().size - self._table().received() - first.queued
         return left * age > GAIN * brought and left > LOSS * first.backlog
 
     def _carry_out(self) -> None:

@@ -29,8 +29,9 @@ HEDGE_BYTES = 8 << 20
 """A task asks for at most this share of its size, or this many bytes, a second time."""
 
 SATURATED = 0.8
-"""Share of the time that the loop's thread works from which on it is the limit. More connections then only cost: 1 GiB over
-loopback, plain and over TLS, took 0.46 and 0.88 s by one, and 0.54 and 1.10 s by sixteen (medians of 7)."""
+"""Share of the time that the loop's thread works from which on it is the limit: others could bring a quarter more at most."""
+SLOW = 0.25
+"""A task that brings less than this share of what the tasks bring on average is slow for another reason."""
 
 
 def first_cut(size: int, connections: int) -> list[int]:
@@ -126,7 +127,7 @@ class Ramp:
     def __init__(self, ceiling: int) -> None:
         self.ceiling = ceiling
         self._allowed = 1
-        self._needed = 1  # answers until it doubles
+        self._needed = 1  # answers until it grows
         self._limit: int | None = None
         self._limited_at = 0.0
         self._flat_at: float | None = None
@@ -154,8 +155,8 @@ class Ramp:
             self._goodput.clear()
         self._needed -= 1
         if self._needed <= 0 and self._flat_at is None and 4 * waiting <= self._allowed:
-            self._needed = self._allowed
-            self._allowed = min(2 if self._allowed == 1 else self.GROWTH * self._allowed, self.ceiling)
+            before, self._allowed = self._allowed, min(self._allowed * (2 if self._allowed == 1 else self.GROWTH), self.ceiling)
+            self._needed = self._allowed - before
 
     def refused(self, others: int, now: float, patience: float | None = None) -> None:
         """The server refused one connection while it serves `others`; `patience`: seconds until more may be tried."""

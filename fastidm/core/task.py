@@ -48,7 +48,7 @@ from fastidm.core.response import (
     vouched,
 )
 from fastidm.core.retry import PASSING, Trouble, final_error
-from fastidm.core.scheduler import first_cut
+from fastidm.core.scheduler import SLOW, first_cut
 from fastidm.core.segments import UNKNOWN, SegmentTable, restore, tile
 from fastidm.core.span import WHOLE, Span
 from fastidm.errors import (
@@ -223,15 +223,15 @@ class TaskMachine:
         throttled: bool = False,
         queued: Mapping[int, int] | None = None,
         load: float = 0.0,
+        usual: float = 0.0,
     ) -> None:
         """Time has passed.
 
         Parameters: `counts`, bytes that each connection has received; `throttled`, a rate limit holds them back, so that
         slowness says nothing about them; `queued`, bytes that are there for each and that it has not taken yet; `load`, share
-        of the time since the last tick that the loop's thread has worked.
+        of the time since the last tick that the loop's thread has worked; `usual`, bytes per second of an average task.
         """
         self.connections.queue(queued or {})
-        self.connections.loaded(load)
         if self.connections.count(counts, now, throttled):
             self._patience.heard(now)
             self._regrouping = False
@@ -242,6 +242,7 @@ class TaskMachine:
             return
         received = self.received = self.table.received()
         self.speed = self._average.update(received, now)
+        self.connections.note_load(load if self.speed >= SLOW * usual else 0.0)
         self.connections.ramp.measure(received, len(self.connections.busy), now)
         self._patience.progressed(received)
         if not throttled:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastidm.core.load import Load
+from fastidm.core.load import SHORTEST, Load
 
 SECONDS = st.floats(0, 1000, allow_subnormal=False)
 
@@ -24,10 +24,10 @@ def test_what_was_before_it_began_does_not_count() -> None:
     assert load.measure(201.0, 3.0) == 1.0
 
 
-def test_two_looks_at_the_same_moment_see_the_same() -> None:
+def test_two_looks_in_a_row_see_the_same() -> None:
     load = Load()
     load.begin(0.0, 0.0)
-    assert load.measure(1.0, 0.25) == load.measure(1.0, 0.25) == 0.25
+    assert load.measure(1.0, 0.25) == load.measure(1.0, 0.25) == load.measure(1.0 + SHORTEST / 2, 0.251) == 0.25
 
 
 @given(st.lists(st.tuples(SECONDS, SECONDS), max_size=20))

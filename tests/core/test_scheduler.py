@@ -169,6 +169,15 @@ def test_a_second_one_is_the_test_and_then_they_grow_by_steps() -> None:
     assert rounds == [1, 2, 8, 32, 100]
 
 
+def test_a_step_is_taken_when_all_that_were_added_have_been_answered() -> None:
+    ramp = Ramp(100)
+    for receiving in range(1, 8):
+        ramp.answered(receiving, 0.0)
+        assert ramp.allowed(0.0) == (2 if receiving == 1 else 8)
+    ramp.answered(8, 0.0)
+    assert ramp.allowed(0.0) == 32
+
+
 def test_a_limit_of_the_server_is_kept() -> None:
     ramp = Ramp(16)
     climb(ramp)

@@ -144,6 +144,12 @@ def test_unless_it_is_the_limit_there_are_others(load: float, takes: int) -> Non
     assert at_its_limit(load, takes).download().machine.connections.peak > 1
 
 
+def test_a_task_that_is_slow_beside_others_that_are_not_may_have_more_connections() -> None:
+    run = at_its_limit(load=0.95)
+    run.usual = 200.0 * MIB
+    assert run.download().machine.connections.peak > 1
+
+
 def test_as_soon_as_this_process_could_do_more_others_are_opened() -> None:
     run = at_its_limit(load=0.95).run_for(0.5)
     assert len(run.server.asked) == 1
