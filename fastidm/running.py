@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from functools import partial, wraps
-from time import monotonic, thread_time, time
+from time import monotonic, time
 
 from fastidm.background import Background
 from fastidm.core.actions import (
@@ -309,7 +309,7 @@ class RunningTask:
         table = self._target.table  # in memory alone
         written = bytes(table)
         table[:] = _one_row(short.size)  # as it was then
-        self._load.begin(monotonic(), thread_time())
+        self._load.begin(monotonic(), self._transfers.waited)
         machine.opened(SegmentTable(table), short.head_at)
         table[:] = written
         machine.actions.clear()
@@ -439,7 +439,7 @@ class RunningTask:
         machine = self.machine
         throttled = now - self._throttled_at < THROTTLE_MEMORY
         counts = {id: sink.received for id, sink in self._sinks.items()}
-        machine.tick(now, counts, throttled, self._queued(), self._load.measure(monotonic(), thread_time()), usual)
+        machine.tick(now, counts, throttled, self._queued(), self._load.measure(monotonic(), self._transfers.waited), usual)
         self.perform(now)
         if machine.phase is Phase.RECEIVING:
             if self._mode is not None:
@@ -587,7 +587,7 @@ class RunningTask:
         self._resumed = table.received() if self.machine.connections.ranges else 0
         self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.connections.ranges))
         now = monotonic()
-        self._load.begin(now, thread_time())
+        self._load.begin(now, self._transfers.waited)
         self.machine.opened(table, now, self._queued())
         self._shared.soon(self)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from time import monotonic
 
 import pytest
 
-from fastidm import running
 from fastidm.core import checkpoints
+from fastidm.core.load import Load
 from fastidm.core.phase import Phase
 from fastidm.events import DownloadStatus, Event, Started
 from fastidm.net.transfers import Transfer
@@ -83,11 +82,11 @@ def test_an_error_of_a_disk_that_began_early_ends_the_download(
 
 
 @pytest.mark.parametrize("busy", [True, False])
-def test_a_loop_that_works_all_the_time_opens_no_more_connections(
+def test_a_loop_that_never_waits_opens_no_more_connections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: bool
 ) -> None:
-    """Its processor clock runs as fast as the other one, and bytes always wait for it; or it never works."""
-    monkeypatch.setattr(running, "thread_time", monotonic if busy else lambda: 0.0)
+    """It says so, and bytes always wait for it; or it always waits."""
+    monkeypatch.setattr(Load, "measure", lambda load, now, waited: float(busy))
     monkeypatch.setattr(Transfer, "queued", 100_000)
     with DemoServer(size=6_000_000, rate=6_000_000) as server:
         done = download(server.url, Options(output=str(tmp_path / "file.bin"), connections=4))

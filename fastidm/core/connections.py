@@ -124,7 +124,7 @@ class Connections:
                 connection.queued, connection.backlog = count, max(count, connection.backlog // 2)
 
     def note_load(self, load: float) -> None:
-        """Tell how busy the loop's thread is with this task, among others; see `TaskMachine.tick`.
+        """Tell how busy the loop is with this task, among others; see `TaskMachine.tick`.
 
         Where it is the limit, and bytes of these connections have waited for it of late, others would bring no more. How many
         wait is not known of HTTP/3.

@@ -1,7 +1,8 @@
-"""How busy the loop's thread is.
+"""How busy the loop is.
 
 Rules of this module: clocks are arguments. Each task measures from one look at it to the next, so that what happened before it
-received anything says nothing about it.
+received anything says nothing about it. Busy is who does not wait for the network: one that waits for the disk is no freer than
+one that computes, and more connections help neither.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ SHORTEST = 0.002
 
 
 class Load:
-    """The share of the time that a thread has worked, between two looks."""
+    """The share of the time in which the loop did not wait, between two looks."""
 
     def __init__(self) -> None:
-        self._looked = self._worked = self._load = 0.0
+        self._looked = self._waited = self._load = 0.0
 
-    def begin(self, now: float, worked: float) -> None:
-        """Measure from here on. `worked`: processor time of the thread, in seconds."""
-        self._looked, self._worked, self._load = now, worked, 0.0
+    def begin(self, now: float, waited: float) -> None:
+        """Measure from here on. `waited`: seconds that the loop has waited in all."""
+        self._looked, self._waited, self._load = now, waited, 0.0
 
-    def measure(self, now: float, worked: float) -> float:
+    def measure(self, now: float, waited: float) -> float:
         """The share since the last look, in [0, 1]. Two looks in a row see the same."""
         if now - self._looked >= SHORTEST:
-            self._load = min(1.0, (worked - self._worked) / (now - self._looked))
-            self._looked, self._worked = now, worked
+            self._load = max(0.0, 1 - (waited - self._waited) / (now - self._looked))
+            self._looked, self._waited = now, waited
         return self._load

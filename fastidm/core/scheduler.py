@@ -29,7 +29,7 @@ HEDGE_BYTES = 8 << 20
 """A task asks for at most this share of its size, or this many bytes, a second time."""
 
 SATURATED = 0.8
-"""Share of the time that the loop's thread works from which on it is the limit: others could bring a quarter more at most."""
+"""Share of its time in which the loop does not wait, from which on it is the limit: others could bring a quarter more."""
 SLOW = 0.25
 """A task that brings less than this share of what the tasks bring on average is slow for another reason."""
 

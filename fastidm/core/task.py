@@ -229,7 +229,7 @@ class TaskMachine:
 
         Parameters: `counts`, bytes that each connection has received; `throttled`, a rate limit holds them back, so that
         slowness says nothing about them; `queued`, bytes that are there for each and that it has not taken yet; `load`, share
-        of the time since the last tick that the loop's thread has worked; `usual`, bytes per second of an average task.
+        of the time since the last tick in which the loop did not wait; `usual`, bytes per second of an average task.
         """
         self.connections.queue(queued or {})
         if self.connections.count(counts, now, throttled):

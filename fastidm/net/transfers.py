@@ -149,6 +149,8 @@ class Transfers:
         self._wake_lock = RLock()
         self._ready.register(self._wake_read, select.POLLIN)
         self._woken = False
+        self.waited = 0.0
+        """Seconds in which it had nothing to do, in all."""
         self._timer_at: float | None = None
         self._active: dict[pycurl.Curl, Transfer] = {}
         self._idle: list[pycurl.Curl] = []
@@ -217,9 +219,12 @@ class Transfers:
 
     def wait(self, timeout: float) -> None:
         """Let libcurl work until `timeout` seconds have passed, something has ended, or `wake` was called."""
+        begun = monotonic()
         if self._timer_at is not None:
-            timeout = min(timeout, self._timer_at - monotonic())
-        for fd, mask in self._ready.poll(max(0.0, timeout)):
+            timeout = min(timeout, self._timer_at - begun)
+        events = self._ready.poll(max(0.0, timeout))
+        self.waited += monotonic() - begun
+        for fd, mask in events:
             if fd == self._wake_read:
                 self._drain()
                 continue

@@ -285,7 +285,7 @@ class World:
     takes: int = SOCKET
     """Bytes that it takes of each connection in one step."""
     load: float = 0.0
-    """Share of its time that the loop's thread works."""
+    """Share of the time in which the loop does not wait."""
     usual: float = 0.0
     """Bytes per second of an average task."""
 

@@ -241,6 +241,22 @@ def test_a_refused_connection_is_told_with_libcurls_code(world: World) -> None:
     assert str(port) in detail
 
 
+def test_what_it_waits_is_counted_and_what_it_works_is_not(world: World, nginx: Nginx) -> None:
+    begun = monotonic()
+    world.transfers.wait(0.1)
+    assert world.transfers.waited == pytest.approx(monotonic() - begun, abs=0.05)
+
+    def busy(block: memoryview) -> None:
+        until = monotonic() + 0.2
+        while monotonic() < until:
+            pass
+
+    before, begun, got = world.transfers.waited, monotonic(), Got()
+    world.start(nginx.add("waited.bin", content(1000)), got, sink=busy)
+    world.until(lambda: got.end)
+    assert world.transfers.waited - before <= monotonic() - begun - 0.2
+
+
 def test_waking_from_another_thread_ends_the_wait(world: World) -> None:
     began = monotonic()
     waker = threading.Thread(target=world.transfers.wake)
