@@ -23,6 +23,9 @@ CAVEATS = (
     " floor runs through the same throttles: what it reaches is what they let through.",
     "“× floor” is wall time over that of a bare C client in the same scenario; “× ideal” is wall time over what"
     " the server's rates allow. An ideal below which a tool comes is one of a server that is asked no new connections.",
+    "How many connections a tool may open is the same for all; how many it opened stands in the tables. fastidm opens no other"
+    " where one brings as much as this machine can take, as over loopback; so “wide” and “crowd”, where servers pace each"
+    " connection, are the ones that show what many connections cost.",
     "fastidm runs with --no-sync, since no peer waits for the disk; “synced” is what it does by default, and cannot be"
     " faster than the disk: the C floor that waits for it is there for comparison.",
     "Where nothing is throttled the suite first makes memory ready for the page cache (it writes a file and removes it):"

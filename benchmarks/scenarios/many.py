@@ -49,8 +49,8 @@ SCENARIOS = (
     ),
     Scenario(
         "hundred",
-        "100 downloads at once, 4 connections each",
-        "400 connections in one process: whether the cost of an event grows with the number of connections.",
+        "100 downloads at once, up to 4 connections each",
+        "A hundred files in one process: whether the cost of an event grows with the number of connections.",
         size=GIB,
         quick=250 * MIB,
         origin=nginx,

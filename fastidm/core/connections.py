@@ -34,6 +34,8 @@ from fastidm.core.segments import UNKNOWN, SegmentTable
 OVERLAP = 4096
 """Bytes that are fetched again and compared, to prove that the content is the same: before a resumed segment's position, and at
 every seam between two segments, as soon as both sides are there."""
+SATURATED_SECONDS = 0.2
+"""How long the loop counts as the limit after it was seen to be: one look at which it just happened to wait opens no others."""
 SEAM_SECONDS = 1.0
 """How long a connection whose segment is full is left to the comparison of the seam."""
 
@@ -62,7 +64,7 @@ class Connections:
         self._running: dict[int, Connection] = {}
         self._last_id = 0
         self._cost = 0.0
-        self._saturated = False
+        self._saturated_at = float("-inf")
         self._past: deque[float] = deque(maxlen=32)
         """Speeds of the connections that ended last: those that are left over are no measure of what a new one brings."""
         self._plan: tuple[int, ...] = ()
@@ -123,13 +125,14 @@ class Connections:
             if connection is not None:
                 connection.queued, connection.backlog = count, max(count, connection.backlog // 2)
 
-    def note_load(self, load: float) -> None:
+    def note_load(self, load: float, now: float) -> None:
         """Tell how busy the loop is with this task, among others; see `TaskMachine.tick`.
 
         Where it is the limit, and bytes of these connections have waited for it of late, others would bring no more. How many
         wait is not known of HTTP/3.
         """
-        self._saturated = load >= SATURATED and any(c.backlog >= PIECE for c in self._running.values())
+        if load >= SATURATED and any(c.backlog >= PIECE for c in self._running.values()):
+            self._saturated_at = now
 
     def take_after(self, before: Connections) -> None:
         """Go on counting where those of an earlier attempt stopped."""
@@ -180,7 +183,7 @@ class Connections:
         Parameters: `resumed`, an earlier run wrote some of it; `plan`, offsets at which a new file is to be cut.
         """
         self.table = table
-        self._saturated = False
+        self._saturated_at = float("-inf")
         self._plan = tuple(plan)
         if resumed:
             self._unproven = {row for row in table.order if table.position(row) > table.start(row)}
@@ -303,7 +306,7 @@ class Connections:
 
     def _cut_more(self, now: float) -> bool:
         """Open a connection for what another one fills or has asked for, unless nothing would come of it but work."""
-        if self._saturated:
+        if now - self._saturated_at < SATURATED_SECONDS:
             return False
         return self._try_parts(now) or self._split(now) or self._hedge(now) or self._take_over(now)
 

@@ -242,7 +242,8 @@ class TaskMachine:
             return
         received = self.received = self.table.received()
         self.speed = self._average.update(received, now)
-        self.connections.note_load(load if self.speed >= SLOW * usual else 0.0)
+        # Held back by a limit or the disk it is as good as busy; slower than all others it is so for another reason.
+        self.connections.note_load(1.0 if throttled else load if self.speed >= SLOW * usual else 0.0, now)
         self.connections.ramp.measure(received, len(self.connections.busy), now)
         self._patience.progressed(received)
         if not throttled:

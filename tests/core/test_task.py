@@ -129,7 +129,7 @@ def test_on_a_line_that_one_connection_fills_it_is_no_slower_and_fetches_nothing
 
 def at_its_limit(load: float, takes: int = 256 * KIB) -> World:
     """A task that takes 25 MiB each second of a connection, whose server could send twice as much."""
-    run = world(Server(content(48 * MIB), rate=50 * MIB), 16)
+    run = world(Server(content(64 * MIB), rate=50 * MIB), 16)
     run.takes, run.load = takes, load
     return run
 
@@ -150,11 +150,19 @@ def test_a_task_that_is_slow_beside_others_that_are_not_may_have_more_connection
     assert run.download().machine.connections.peak > 1
 
 
+def test_while_a_rate_limit_holds_it_back_no_other_connection_is_opened() -> None:
+    """As long as the server could send more; one that paces each connection is given more of them."""
+    for rate, alone in ((50 * MIB, True), (MIB // 2, False)):
+        run = World(Server(content(4 * MIB), rate=rate), Options(connections=4, limit_rate=MIB)).download()
+        assert (len(run.server.asked) == 1) is alone
+
+
 def test_as_soon_as_this_process_could_do_more_others_are_opened() -> None:
     run = at_its_limit(load=0.95).run_for(0.5)
     assert len(run.server.asked) == 1
     run.load = 0.5
-    assert run.run_for(0.2).machine.connections.peak > 1
+    assert len(run.run_for(0.1).server.asked) == 1, "it may just happen to wait"
+    assert run.run_for(0.4).machine.connections.peak > 1
     run.download()
 
 
