@@ -61,6 +61,13 @@ def _sparse_map(value: str) -> None:
     PartFile._has_all_blocks = lambda self: True  # type: ignore[method-assign]
 
 
+def _free(value: str) -> None:
+    """The loop is never the limit, so a server on the same machine gets all its connections."""
+    from fastidm.core import connections
+
+    connections.SATURATED = 2.0
+
+
 def _blind(value: str) -> None:
     """statvfs(2) does not know how much is free, as on some network file systems."""
     real = os.statvfs
@@ -261,6 +268,7 @@ PATCHES: dict[str, Callable[[str], None]] = {
     "fallocate": _fallocate,
     "sparse-map": _sparse_map,
     "blind": _blind,
+    "free": _free,
     "file-system": _file_system,
     "no-mmap": _no_mmap,
     "unsynced-most": _unsynced_most,

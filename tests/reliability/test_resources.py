@@ -282,7 +282,7 @@ def test_bytes_around_the_limits_of_numbers_are_at_their_place(
 @pytest.mark.parametrize("size", [2**31 + 1, 2**32 + 1, 2**40 - 1])
 def test_segments_of_large_files_tile_them(size: int, odd: Serve, folder: Path) -> None:
     url = odd(Endless(size)).url + "/a.bin"
-    with patched(SPARSE, url, cwd=folder) as command:
+    with patched(f"{SPARSE},free", url, cwd=folder) as command:
         told = command.wait_for("progress", lambda event: len(event["segments"]) > 3)
         command.send(signal.SIGTERM)
         assert command.finish().code == 7

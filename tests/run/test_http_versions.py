@@ -78,8 +78,9 @@ def test_each_segment_has_a_connection_of_its_own(
     server, version = speaking
     url = server.add("a.bin", DATA)
     # So slow that a connection's first segment is not yet full when the last connection is opened. It is our own limit that
-    # makes it slow, and bytes wait here: that would be a reason not to open others.
+    # makes it slow, and bytes wait here: those would be reasons not to open others.
     monkeypatch.setattr(connections, "LOSS", 0)
+    monkeypatch.setattr(connections, "SATURATED", 2.0)
     done = download(url, Options(directory=str(folder), cacert=ca.file, http=version, connections=4, limit_rate=10 * MIB))
     assert done.connections == 4
     assert len({request.connection for request in server.wait_for_requests(4, url)}) >= 4
