@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from benchmarks import ideals
@@ -25,6 +26,20 @@ def small(total: int) -> list[int]:
     return [SMALL] * max(1, total // SMALL)
 
 
+HUNDRED = Scenario(
+    "hundred",
+    "100 downloads at once, up to 4 connections each",
+    "A hundred files in one process: whether the cost of an event grows with the number of connections.",
+    size=GIB,
+    quick=250 * MIB,
+    origin=nginx,
+    kind="many",
+    sizes=hundred,
+    variants=("fastidm_api",),
+    connections=4,
+    parallel=100,
+)
+
 SCENARIOS = (
     Scenario(
         "small",
@@ -47,47 +62,23 @@ SCENARIOS = (
         kind="many",
         sizes=mixed,
     ),
-    Scenario(
-        "hundred",
-        "100 downloads at once, up to 4 connections each",
-        "A hundred files in one process: whether the cost of an event grows with the number of connections.",
-        size=GIB,
-        quick=250 * MIB,
-        origin=nginx,
-        kind="many",
-        sizes=hundred,
-        variants=("fastidm_api",),
-        connections=4,
-        parallel=100,
-    ),
-    Scenario(
-        "in_turn",
-        "The same 100 downloads, one after the other",
-        "What it costs to begin and to end a hundred files, without many connections at once.",
-        size=GIB,
-        quick=250 * MIB,
-        origin=nginx,
-        kind="many",
-        sizes=hundred,
-        variants=("fastidm_api",),
+    HUNDRED,
+    replace(
+        HUNDRED,
+        name="in_turn",
+        title="The same 100 downloads, one after the other",
+        about="What it costs to begin and to end a hundred files, without many connections at once.",
         tools=("fastidm", "fastidm_api", "floor", "curl", "aria2c", "aria2_next"),
-        connections=4,
         parallel=1,
     ),
-    Scenario(
-        "crowd",
-        "100 downloads at once, 1 MiB/s for each connection",
-        "As each connection is paced, all 400 are of use. Ideal: 4 for each file from the first moment to the last.",
-        size=GIB,
-        quick=250 * MIB,
+    replace(
+        HUNDRED,
+        name="crowd",
+        title="100 downloads at once, 1 MiB/s for each connection",
+        about="As each connection is paced, all 400 are of use. Ideal: 4 for each file from the first moment to the last.",
         origin=partial(throttled, rate=MIB),
         ideal=lambda size, connections: ideals.capped(size, 100 * connections, MIB),
-        kind="many",
-        sizes=hundred,
-        variants=("fastidm_api",),
         tools=("fastidm", "fastidm_api", "aria2c", "aria2_next"),
-        connections=4,
-        parallel=100,
         floor=False,
     ),
 )
