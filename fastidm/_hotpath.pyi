@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import ClassVar, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
@@ -42,8 +43,10 @@ class Sink:
         *,
         gather: int = 131072,
         mode: int = 0,
-        window: int = 2097152,
+        window: int = 524288,
         memory: WriteableBuffer | None = None,
+        hand_down: Callable[[int, int], int] | None = None,
+        stride: int = 2097152,
     ) -> Sink: ...
     def __call__(self, block: ReadableBuffer, /) -> int | None: ...
     def arm(self, row: int, cursor: int, seam: int = 0, /) -> None: ...

@@ -816,9 +816,11 @@ class RunningTask:
     def _new_sink(self) -> PureSink:
         target, mode = self._target, self._mode
         assert target is not None and mode is not None
+        hand_down = None if self._way_down is None else self._way_down.now
         return Sink(
-            target.fd, target.table, target.size, self._shared.dirty, memory=target.memory, **mode.sink_settings()
-        )
+            target.fd, target.table, target.size, self._shared.dirty, memory=target.memory, hand_down=hand_down,
+            **mode.sink_settings(),
+        )  # fmt: skip
 
     def _look_for_part(self) -> Resumed | None:
         """What an earlier run left under the name that is known before the server was asked."""

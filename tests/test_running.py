@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastidm.core import checkpoints
+from fastidm.core.checkpoints import HeadStart
 from fastidm.core.load import Load
 from fastidm.core.phase import Phase
 from fastidm.events import DownloadStatus, Event, Started
@@ -17,6 +18,7 @@ from fastidm.options import Options
 from fastidm.queue import Queue, Task
 from fastidm.storage import linux, whole, writers
 from fastidm.storage.target import Target
+from fastidm.storage.waydown import WayDown
 from tests.support.alone import download
 from tests.support.content import content
 from tests.support.servers import DemoServer, Nginx, wait_until
@@ -66,11 +68,32 @@ def test_the_disk_begins_while_data_comes_if_it_is_to_be_waited_for(
     assert bool(handed) == sync
 
 
+@pytest.mark.parametrize("sync", [True, False])
+def test_the_sinks_themselves_tell_the_disk_if_it_is_to_be_waited_for(
+    tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    handed = []
+    monkeypatch.setattr(linux, "begin_writing", lambda fd, start, stop: handed.append((start, stop)) or 0)
+    monkeypatch.setattr(HeadStart, "take", lambda head_start, rows: [])
+    with Queue() as manager:
+        options = Options(output=str(tmp_path / "early.bin"), connections=1, io="pwrite", sync=sync)
+        manager.add(nginx.add("early.bin", content(6_000_000)), options)
+        manager.run()
+    assert (tmp_path / "early.bin").read_bytes() == content(6_000_000)
+    assert bool(handed) is sync
+    assert sum(stop - start for start, stop in handed) == (handed[-1][1] if sync else 0)
+
+
+@pytest.mark.parametrize("helper", [True, False])
 def test_an_error_of_a_disk_that_began_early_ends_the_download(
-    tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, nginx: Nginx, monkeypatch: pytest.MonkeyPatch, helper: bool
 ) -> None:
     monkeypatch.setattr(linux, "begin_writing", lambda fd, start, stop: errno.EIO)
     monkeypatch.setattr(checkpoints, "HEAD_START", 1 << 20)
+    if helper:
+        monkeypatch.setattr(WayDown, "now", lambda way, start, stop: -1)
+    else:
+        monkeypatch.setattr(HeadStart, "take", lambda head_start, rows: [])
     with Queue() as manager:
         options = Options(directory=str(tmp_path), limit_rate=10_000_000)
         task = manager.add(nginx.add("failing.bin", content(6_000_000)), options)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from threading import Lock
 
 from fastidm.errors import NoSpaceError, StorageError, printable
 from fastidm.storage import linux, owned
@@ -34,7 +35,7 @@ class PartChanged(Exception):
 
 
 class PartFile:
-    """An open, locked part file, made by `create` or `open`. One call at a time; any thread will do.
+    """An open, locked part file, made by `create` or `open`. One call at a time but for `hand_down_now`; any thread will do.
 
     Attributes: `path`; `fd`, -1 when closed; `size` in bytes, -1 if unknown; `device`, `inode` and `birth_ns`
     (nanoseconds since 1970, 0 if unknown), which tell this very file; `map_allowed`, whether it may be mapped.
@@ -53,6 +54,7 @@ class PartFile:
         self._reserved = False
         self._deaf = False
         self._sync_error = 0
+        self._handing = Lock()  # while `hand_down_now` is at it
 
     @classmethod
     def create(cls, path: str, size: int | None, *, io: str) -> PartFile:
@@ -169,13 +171,23 @@ class PartFile:
         for start, stop in ranges:
             if self._deaf or self._sync_error:
                 break
-            error = linux.begin_writing(self.fd, start, stop)
-            if error in _NO_HANDING_DOWN:
-                self._deaf = True
-            else:
-                self._sync_error = error
+            self._begin_writing(start, stop)
         self._check_syncs()
         return not self._deaf
+
+    def hand_down_now(self, start: int, stop: int) -> int:
+        """The same for one range, whatever a helper thread does meanwhile: 0, the errno, or -1 if it cannot be done."""
+        with self._handing:
+            if not self._deaf and not self._sync_error:
+                self._begin_writing(start, stop)
+            return self._sync_error or -self._deaf
+
+    def _begin_writing(self, start: int, stop: int) -> None:
+        error = linux.begin_writing(self.fd, start, stop)
+        if error in _NO_HANDING_DOWN:
+            self._deaf = True
+        elif error:
+            self._sync_error = error
 
     def sync(self) -> None:
         """Wait until everything written before this call is on disk. Helper thread: may take seconds.
@@ -187,6 +199,8 @@ class PartFile:
                 owned.sync(self.fd)
             except OSError as error:
                 self._sync_error = error.errno or errno.EIO
+        with self._handing:
+            pass  # what was lost meanwhile, only `hand_down_now` can tell, and it is perhaps about to
         self._check_syncs()
 
     def _check_syncs(self) -> None:

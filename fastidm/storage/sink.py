@@ -27,6 +27,7 @@ from fastidm.core.segments import ROW_BYTES, WORDS
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without importing typing
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -45,6 +46,7 @@ STATE_NAMES = ("HOLD", "ARMED", "FULL", "FAILED", "CLOSED")
 _GATHER = 128 << 10
 _POPULATE_STEP = 128 << 10
 _WINDOW = 512 << 10
+_STRIDE = 2 << 20
 _LARGEST = 1 << 30
 _LONGEST_SEAM = 64 << 10
 _COMPARE_STEP = 16 << 10
@@ -62,7 +64,9 @@ class PureSink:
     list to which the sink adds itself when it begins to gather: its owner calls `flush` on each and clears it, soon;
     `gather`, bytes that PWRITE gathers; `window`, bytes that MAP maps, rounded up to whole pages. Both lie at multiples
     of themselves in the file. `memory`, a writable buffer of `size` bytes that stands for the file, held until `close`;
-    then `fd` is not used, and nothing is gathered.
+    then `fd` is not used, and nothing is gathered. `hand_down(start, stop)` is called when PWRITE has written
+    `stride` bytes more of the file, to have the disk begin with them. It returns 0; an errno, with which the sink fails; or -1,
+    not to be called again.
 
     All attributes but `mode` are for reading. A `mode` that is set takes effect when the buffer is empty or the window
     is left; it falls back to PWRITE where the file cannot be mapped.
@@ -83,9 +87,11 @@ class PureSink:
         mode: int = PWRITE,
         window: int = _WINDOW,
         memory: WriteableBuffer | None = None,
+        hand_down: Callable[[int, int], int] | None = None,
+        stride: int = _STRIDE,
     ) -> None:
-        if size < -1 or mode not in (PWRITE, MAP) or not 1 <= gather <= _LARGEST or not 1 <= window <= _LARGEST:
-            raise ValueError("size, gather, mode or window is out of range")
+        if size < -1 or mode not in (PWRITE, MAP) or not 1 <= gather <= _LARGEST or not 1 <= window <= _LARGEST or stride < 1:
+            raise ValueError("size, gather, mode, window or stride is out of range")
         if not isinstance(dirty, list):
             raise TypeError("dirty must be a list")
         self.state = HOLD
@@ -119,6 +125,8 @@ class PureSink:
         self._seam = 0  # bytes after the row's stop that are to be kept
         self._crossing = False  # the row is full, what comes now is kept
         self._beyond = bytearray()
+        self._hand_down, self._stride = hand_down if memory is None else None, stride
+        self._handed = -1  # what was written below it was handed down; -1: nothing was written yet
         self.mode = mode
 
     @property
@@ -194,6 +202,7 @@ class PureSink:
             self._memory.release()
         self._dirty = []
         self._beyond = bytearray()
+        self._hand_down = None
 
     def __repr__(self) -> str:
         return (
@@ -317,7 +326,23 @@ class PureSink:
                 n = done or self._write_file(data[:n], at)
                 self._advance(at + n)
                 self.written += n
+                if self._hand_down is not None and not done:
+                    self._begin_writing(at, at + n, self._hand_down)
             data, at = data[n:], at + n
+
+    def _begin_writing(self, start: int, stop: int, hand_down: Callable[[int, int], int]) -> None:
+        """Have the disk begin with what PWRITE wrote, each `stride` bytes; [start, stop) was written just now."""
+        if self._handed < 0:
+            self._handed = start
+        stop -= stop % self._gather  # a page that is not full would be written twice
+        if stop - self._handed < self._stride:
+            return
+        error = hand_down(self._handed, stop)
+        self._handed = stop
+        if error < 0:
+            self._hand_down = None
+        elif error:
+            raise OSError(error, os.strerror(error))
 
     def _compare(self, data: memoryview, at: int) -> None:
         while data:

@@ -260,6 +260,15 @@ class Target:
         with mapped(self.part_path):
             return self._poisoning(self._part.hand_down, ranges)
 
+    def hand_down_now(self, start: int, stop: int) -> int:
+        """As `hand_down`, for one range, in the loop's thread, whatever a helper thread does: 0; the errno, and then the
+        journal is believed no more; or -1 if it cannot be done.
+        """
+        error = self._part.hand_down_now(start, stop) if self._part is not None else -1
+        if error > 0 and self._journal is not None:
+            self._journal.poison()
+        return error
+
     def checkpoint(self, rows: bytes) -> None:
         """Make `rows`, a copy of the table taken before this call, survive a power cut. Helper thread.
 

@@ -5,6 +5,7 @@ Rules of this module: a scenario is a function of a recorder, and always does th
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -136,6 +137,26 @@ def with_a_head_start(recorder: Recorder, random: Random) -> None:
     run.finish()
 
 
+def with_sinks_that_tell_the_disk(recorder: Recorder, random: Random) -> None:
+    """As above; the error comes to a sink."""
+    run = Run(recorder, DATA, random)
+    for _ in range(3):
+        turns(run, 3)
+        assert run.hand_down_now() == 0
+        run.checkpoint()
+    turns(run, 3)
+    recorder.early_failures = 1
+    assert run.hand_down_now() == errno.EIO
+    turns(run, 2)  # other sinks go on until they are told
+    assert run.hand_down_now() == errno.EIO
+    with pytest.raises(StorageError):
+        run.checkpoint()
+    run.stop()
+    run = Run(recorder, DATA, random)
+    run.receive_all()
+    run.finish()
+
+
 def with_another_content(recorder: Recorder, random: Random) -> None:
     run = Run(recorder, OTHER, random, tag='"old"')
     turns(run, 5)
@@ -167,6 +188,7 @@ def of_a_small_file(recorder: Recorder, random: Random) -> None:
 Scenario = Callable[[Recorder, Random], None]
 SCENARIOS: tuple[Scenario, ...] = (
     without_a_break, stopped_twice, killed_twice, killed_in_each_sync, with_a_failing_disk, with_a_head_start,
+    with_sinks_that_tell_the_disk,
     with_another_content, over_an_older_file, of_a_small_file,
 )  # fmt: skip
 

@@ -36,6 +36,7 @@ from tests.crash.scenarios import (
     turns,
     with_a_failing_disk,
     with_a_head_start,
+    with_sinks_that_tell_the_disk,
     without_a_break,
 )
 
@@ -149,6 +150,13 @@ def error_of_handing_down_ignored() -> AbstractContextManager[object]:
     return patch.object(PartFile, "hand_down", hand_down)
 
 
+def error_told_to_a_sink_ignored() -> AbstractContextManager[object]:
+    def hand_down_now(self: PartFile, start: int, stop: int) -> int:
+        return -(linux.begin_writing(self.fd, start, stop) != 0)
+
+    return patch.object(PartFile, "hand_down_now", hand_down_now)
+
+
 def no_poison() -> AbstractContextManager[object]:
     return patch.object(Journal, "poison", lambda self: None)
 
@@ -195,6 +203,17 @@ def disk_fails_early(recorder: Recorder, random: Random) -> None:
     run.stop()
 
 
+def disk_fails_under_a_sink(recorder: Recorder, random: Random) -> None:
+    """For those who do not notice it."""
+    run = Run(recorder, DATA, random)
+    turns(run, 5)
+    recorder.early_failures = 1
+    run.hand_down_now()
+    run.checkpoint()
+    turns(run, 5)
+    run.stop()
+
+
 @pytest.mark.parametrize(
     ("mistake", "scenario", "crash", "consequence"),
     [
@@ -213,8 +232,10 @@ def disk_fails_early(recorder: Recorder, random: Random) -> None:
         (handing_down_taken_for_a_sync, without_a_break, "cut", FALSE_CLAIM),
         (handing_down_taken_for_a_sync, without_a_break, "cut", UNSOUND_FILE),
         (error_of_handing_down_ignored, disk_fails_early, "cut", FALSE_CLAIM),
+        (error_told_to_a_sink_ignored, disk_fails_under_a_sink, "cut", FALSE_CLAIM),
         (no_poison, with_a_failing_disk, "kill", FALSE_AFTER_KILL),
         (no_poison, with_a_head_start, "kill", FALSE_AFTER_KILL),
+        (no_poison, with_sinks_that_tell_the_disk, "kill", FALSE_AFTER_KILL),
         (slot_written_before_the_other_is_known_to_be_on_disk, killed_in_each_sync, "cut", LOST),
         (journal_removed_before_the_rename, without_a_break, "cut", LOST),
     ],

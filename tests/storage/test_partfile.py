@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread, Timer
 
 import pytest
 
 from fastidm.errors import LockedError, NoSpaceError, StorageError, UnsafePathError
-from fastidm.storage import linux
+from fastidm.storage import linux, owned
 from fastidm.storage.owned import drop
 from fastidm.storage.partfile import SMALL, PartChanged, PartFile
 
@@ -484,6 +485,47 @@ def test_an_error_that_handing_down_tells_of_is_one_of_a_sync(tmp_path: Path, mo
         part.sync()
     with pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
         part.hand_down([(7, 9)])
+    part.close()
+
+
+def test_a_sync_notices_what_was_lost_while_it_went_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel has dropped bytes and is about to say so to `hand_down_now`, when the sync of what is left succeeds."""
+    part = create(tmp_path / "a.part")
+    dropped, told = Event(), Event()
+
+    def begin_writing(fd: int, start: int, stop: int) -> int:
+        dropped.set()
+        assert told.wait(10)
+        return errno.EIO
+
+    def sync(fd: int) -> None:
+        assert dropped.wait(10)
+        Timer(0.05, told.set).start()
+
+    monkeypatch.setattr(linux, "begin_writing", begin_writing)
+    monkeypatch.setattr(owned, "sync", sync)
+    answers: list[int] = []
+    thread = Thread(target=lambda: answers.append(part.hand_down_now(0, MIB)))
+    thread.start()
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
+        part.sync()
+    thread.join(10)
+    assert answers == [errno.EIO]
+    assert part.hand_down_now(MIB, 2 * MIB) == errno.EIO, "lost once is lost for ever"
+    part.close()
+
+
+def test_a_kernel_that_cannot_be_told_is_not_asked_again_by_any_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = create(tmp_path / "a.part")
+    assert part.hand_down_now(0, MIB) == 0
+    asked = []
+    monkeypatch.setattr(linux, "begin_writing", lambda *range_: asked.append(range_) or errno.ENOSYS)
+    assert [part.hand_down_now(0, MIB), part.hand_down_now(0, MIB)] == [-1, -1]
+    assert not part.hand_down([(0, MIB)])
+    assert len(asked) == 1
+    part.sync()
     part.close()
 
 

@@ -173,7 +173,8 @@ def test_arming_refuses_what_cannot_be(desk: Sit, row: int, cursor: int) -> None
 
 @pytest.mark.parametrize(
     "options",
-    [{"size": -2}, {"mode": 2}, {"mode": -1}, {"gather": 0}, {"gather": 1 << 40}, {"window": 0}, {"window": 1 << 40}],
+    [{"size": -2}, {"mode": 2}, {"mode": -1}, {"gather": 0}, {"gather": 1 << 40}, {"window": 0}, {"window": 1 << 40},
+     {"stride": 0}],
 )
 def test_parameters_out_of_range_are_refused(desk: Sit, options: dict[str, int]) -> None:
     with pytest.raises(ValueError):
@@ -664,6 +665,94 @@ def test_a_sink_in_its_own_dirty_list_is_garbage_collected(kind: str) -> None:
     assert gone() is None
 
 
+# ---- to the disk ----
+
+
+class Disk:
+    """The owner's `hand_down`: notes what it is told, and gives the same answer each time."""
+
+    def __init__(self, desk: Desk, answer: int = 0) -> None:
+        self.desk, self.answer = desk, answer
+        self.told: list[tuple[int, int]] = []
+
+    def __call__(self, start: int, stop: int) -> int:
+        assert self.desk.position() >= stop, "it was claimed before"
+        assert self.desk.path.read_bytes()[start:stop] == BODY[start:stop]
+        self.told.append((start, stop))
+        return self.answer
+
+
+@pytest.mark.parametrize(("step", "times"), [(1, 10), (333, 10), (5000, 4), (SIZE, 1)])
+def test_the_disk_is_told_of_each_stride_that_is_written_and_of_no_page_twice(desk: Sit, step: int, times: int) -> None:
+    d = desk((100, SIZE, 700))
+    disk = Disk(d)
+    sink = d.armed(cursor=600, gather=512, hand_down=disk, stride=2048)
+    send(sink, 600, SIZE, step)
+    assert sink.state == sink.FULL
+    assert disk.told[0][0] == 700
+    assert all(stop == start for (_, stop), (start, _) in zip(disk.told, disk.told[1:], strict=False))
+    assert all(stop - start >= 2048 and stop % 512 == 0 for start, stop in disk.told)
+    assert SIZE - disk.told[-1][1] < 2048 + 512
+    assert len(disk.told) == times
+
+
+def test_what_a_flush_writes_is_told_of_with_the_rest(desk: Sit) -> None:
+    d = desk()
+    disk = Disk(d)
+    sink = d.armed(gather=512, hand_down=disk, stride=2048)
+    for start in range(0, 4000, 1000):
+        send(sink, start, start + 1000)
+        d.flush()
+    assert disk.told == [(0, 2048)]
+
+
+def test_the_disk_is_not_told_of_what_goes_by_map_or_into_memory(desk: Sit) -> None:
+    for options in ({"mode": MAP, "window": PAGE}, {"memory": bytearray(SIZE)}):
+        d = desk()
+        disk = Disk(d)
+        assert send(d.armed(hand_down=disk, stride=512, **options), 0, SIZE) is None
+        assert disk.told == []
+
+
+def test_a_disk_that_cannot_be_told_is_not_told_again(desk: Sit) -> None:
+    d = desk()
+    disk = Disk(d, -1)
+    sink = d.armed(gather=512, hand_down=disk, stride=2048)
+    assert send(sink, 0, SIZE) is None
+    assert disk.told == [(0, 2048)]
+    assert sink.state == sink.FULL
+
+
+def test_an_error_of_the_disk_fails_the_sink_and_takes_no_claim_back(desk: Sit) -> None:
+    d = desk()
+    disk = Disk(d, errno.EIO)
+    sink = d.armed(gather=512, hand_down=disk, stride=2048)
+    assert send(sink, 0, 3000) == 0
+    assert (sink.state, sink.errno, sink.mismatch) == (sink.FAILED, errno.EIO, -1)
+    assert send(sink, sink.cursor, SIZE) == 0
+    assert disk.told == [(0, 2048)]
+    assert d.position() == 2048
+    assert d.holds((0, 2048))
+
+
+def test_the_way_to_the_disk_is_let_go_when_the_sink_is_closed_and_is_garbage_collected_with_it(desk: Sit) -> None:
+    d = desk()
+    first, second = Disk(d), Disk(d)
+    sink = d.sink(hand_down=first)
+    gone = weakref.ref(first)
+    del first
+    gc.collect()
+    assert gone() is not None
+    sink.close()
+    gc.collect()
+    assert gone() is None
+    second.sink = d.sink(hand_down=second)  # type: ignore[attr-defined]
+    gone = weakref.ref(second)
+    del second
+    gc.collect()
+    assert gone() is None
+
+
 # ---- beyond the row ----
 
 
@@ -729,10 +818,16 @@ def play(kind: str, path: Path, heads: list[int], gather: int, steps: list[tuple
     sinks: list[Any] = []
     lied = False
     seen: list[Any] = []
+
+    def disk(start: int, stop: int) -> int:
+        """Of some ranges it does not want to hear."""
+        seen.append((start, stop))
+        return -(start % 3 == 0)
+
     for what, which, one, two in steps:
         if what == "arm":
             cursor, seam = max(0, d.position(which) - one), (0, 40, 3000)[one % 3]
-            sinks.append(d.armed(which, cursor, seam, mode=two, gather=gather, window=PAGE))
+            sinks.append(d.armed(which, cursor, seam, mode=two, gather=gather, window=PAGE, hand_down=disk, stride=500))
         elif what == "lower":
             d.lower_stop(max(d.table[WORDS * which + 1] - one, d.position(which)), which)
         elif what == "flush":

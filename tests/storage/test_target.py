@@ -742,6 +742,23 @@ def test_after_an_error_in_handing_down_only_the_last_checkpoint_is_believed(
     assert found(tmp_path / "file") == Resumable(BIG, [(0, MIB)], same_url=True)
 
 
+def test_after_an_error_that_a_sink_was_told_of_only_the_last_checkpoint_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = begun(tmp_path / "file")
+    write(target, 0, MIB)
+    assert target.hand_down_now(0, MIB) in (0, -1)
+    target.checkpoint(bytes(target.table))
+    write(target, 0, 2 * MIB)
+    with monkeypatch.context() as patch:
+        patch.setattr(linux, "begin_writing", lambda fd, start, stop: errno.EIO)
+        assert target.hand_down_now(MIB, 2 * MIB) == errno.EIO
+    with pytest.raises(StorageError):
+        target.checkpoint(bytes(target.table))
+    target.close()
+    assert found(tmp_path / "file") == Resumable(BIG, [(0, MIB)], same_url=True)
+
+
 def test_what_is_handed_down_is_in_no_checkpoint(tmp_path: Path) -> None:
     target = begun(tmp_path / "file")
     write(target, 0, 2 * MIB)

@@ -94,6 +94,15 @@ def test_a_checkpoint_comes_first_and_one_that_was_not_begun_waits_for_the_next_
     way.target.close()
 
 
+def test_the_loop_tells_the_disk_until_it_has_waited_for_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    way = Way(tmp_path, monkeypatch)
+    times = iter([1.0, 1.0 + waydown.LONG / 2, 2.0, 2.0 + waydown.LONG * 2])
+    monkeypatch.setattr(waydown, "monotonic", lambda: next(times))
+    assert [way.down.now(at * MIB, (at + 1) * MIB) for at in range(4)] == [0, 0, -1, -1]
+    assert way.steps == [(0, MIB), (MIB, 2 * MIB)]
+    way.target.close()
+
+
 def test_where_the_disk_cannot_be_told_it_makes_checkpoints_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     way = Way(tmp_path, monkeypatch, errno.ENOSYS)
     way.write(2 * MIB)
