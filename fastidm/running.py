@@ -682,7 +682,9 @@ class RunningTask:
     def _head(self, id: int, head: Head) -> None:
         """The head of an answer is complete. Called by libcurl: what the machine wishes is done later."""
         self._shared.wanting.append(self)
-        place = self.machine.head(id, head, monotonic(), time())
+        now = monotonic()
+        self.machine.note_load(self._load.measure(now, self._transfers.waited), now)
+        place = self.machine.head(id, head, now, time())
         if isinstance(place, Arm) and self._target is not None and place.cursor < self._target.dropped:
             what = "the connection broke, and this server sends no parts: a stream cannot go on"
             self.machine.fail(NetworkError(what, "download it to a file"))

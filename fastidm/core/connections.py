@@ -134,6 +134,9 @@ class Connections:
         if load >= SATURATED and any(c.backlog >= PIECE for c in self._running.values()):
             self._saturated_at = now
 
+    def _saturated(self, now: float) -> bool:
+        return now - self._saturated_at < SATURATED_SECONDS
+
     def take_after(self, before: Connections) -> None:
         """Go on counting where those of an earlier attempt stopped."""
         self.peak, self.lost, self.share, self._last_id = before.peak, before.lost, before.share, before._last_id
@@ -204,7 +207,7 @@ class Connections:
 
     def place(self, connection: Connection, now: float) -> Arm | None:
         """Where the body of an accepted connection goes; one for which nothing is left is ended."""
-        row = self._row_for(connection)
+        row = self._row_for(connection, now)
         if row is None:
             self.cancel(connection)
             return None
@@ -219,7 +222,7 @@ class Connections:
         self.ramp.answered(busy, now, sum(1 for c in self._running.values() if c.head_at is None))
         return Arm(connection.id, row, connection.first or 0, OVERLAP if self.ranges else 0)
 
-    def _row_for(self, connection: Connection) -> int | None:
+    def _row_for(self, connection: Connection, now: float) -> int | None:
         """The segment that a connection may fill, cut from its victim if need be; None: there is none any more."""
         if connection.role is Role.PROBE:
             return self._row_for_probe(connection.first or 0)
@@ -230,7 +233,9 @@ class Connections:
             return row
         late = table.position(row) > (connection.first or 0)  # what it brings first is there: the other one may run on
         new = None if late else self._cut(row, connection.first or 0)
-        self._carry_out()
+        if not self._saturated(now):
+            self._carry_out()
+        self._plan = ()
         return new
 
     def _row_at(self, at: int) -> int | None:
@@ -306,7 +311,7 @@ class Connections:
 
     def _cut_more(self, now: float) -> bool:
         """Open a connection for what another one fills or has asked for, unless nothing would come of it but work."""
-        if now - self._saturated_at < SATURATED_SECONDS:
+        if self._saturated(now):
             return False
         return self._try_parts(now) or self._split(now) or self._hedge(now) or self._take_over(now)
 
@@ -400,7 +405,6 @@ class Connections:
             row = self._row_at(at)
             if row is not None and max(table.start(row) + 1, self._reach(row)) <= at:
                 table.split(row, at)
-        self._plan = ()
 
     def _split(self, now: float) -> bool:
         """Open a connection for the back of a running segment."""

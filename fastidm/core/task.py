@@ -88,6 +88,7 @@ class TaskMachine:
         self.error: FastidmError | None = None
         self.speed = 0.0
         """Bytes per second, over the last seconds."""
+        self._usual = 0.0
         self.received = 0
         """Bytes of the file that were written when last looked at."""
         self._chance = chance
@@ -229,7 +230,7 @@ class TaskMachine:
 
         Parameters: `counts`, bytes that each connection has received; `throttled`, a rate limit holds them back, so that
         slowness says nothing about them; `queued`, bytes that are there for each and that it has not taken yet; `load`, share
-        of the time since the last tick in which the loop did not wait; `usual`, bytes per second of an average task.
+        of the time since the last look in which the loop did not wait; `usual`, bytes per second of an average task.
         """
         self.connections.queue(queued or {})
         if self.connections.count(counts, now, throttled):
@@ -242,14 +243,22 @@ class TaskMachine:
             return
         received = self.received = self.table.received()
         self.speed = self._average.update(received, now)
-        # Held back by a limit or the disk it is as good as busy; slower than all others it is so for another reason.
-        self.connections.note_load(1.0 if throttled else load if self.speed >= SLOW * usual else 0.0, now)
+        self._usual = usual
+        if throttled:
+            self.connections.note_load(1.0, now)  # held back by a limit or the disk it is as good as busy
+        else:
+            self.note_load(load, now)
         self.connections.ramp.measure(received, len(self.connections.busy), now)
         self._patience.progressed(received)
         if not throttled:
             self._look_for_outage(now)
             self.connections.relieve(self.speed, now)
         self._assign(now)
+
+    def note_load(self, load: float, now: float) -> None:
+        """Tell in which share of the time since the last look the loop did not wait: with each tick, and before an answer."""
+        slower_than_others = self.speed < SLOW * self._usual  # then the loop is not why
+        self.connections.note_load(0.0 if slower_than_others else load, now)
 
     def woke(self, now: float) -> None:
         """The machine was suspended. Its connections are dead and will not say so; nobody is to blame."""

@@ -390,6 +390,7 @@ class World:
             if reply.status is None:
                 return Ended(reply.trouble) if reply.trouble else None
             wire.told = True
+            self.machine.note_load(self.load, self.now)
             place = self.machine.head(id, Head(reply.status, reply.fields), self.now, UTC + self.now)
             if isinstance(place, Arm):
                 assert wire.sink is not None, "a body was placed before the storage was open"

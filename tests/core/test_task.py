@@ -166,6 +166,14 @@ def test_as_soon_as_this_process_could_do_more_others_are_opened() -> None:
     run.download()
 
 
+def test_an_answer_that_comes_when_this_process_has_become_the_limit_brings_no_others() -> None:
+    run = at_its_limit(load=0.5)
+    run.run(until=lambda: len(run.server.asked) == 2)
+    run.load = 0.95
+    run.run(until=lambda: len(run.machine.connections.busy) == 2)
+    assert len(run.server.asked) == 2
+
+
 def test_no_byte_but_those_at_the_seams_is_fetched_twice_when_all_goes_well() -> None:
     run = world(Server(content(32 * MIB), rate=MIB), 16).download()
     assert run.taken <= len(run.server.body) + 16 * OVERLAP

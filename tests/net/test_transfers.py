@@ -13,8 +13,9 @@ import pytest
 
 from fastidm.core.response import Head
 from fastidm.core.retry import PASSING, Trouble
+from fastidm.net import transfers as module
 from fastidm.net.errors import trouble_of
-from fastidm.net.transfers import Transfer, Transfers, parse_head
+from fastidm.net.transfers import REST, Transfer, Transfers, parse_head
 from fastidm.options import Options
 from fastidm.storage.sink import PAUSE
 from tests.support.content import content
@@ -255,6 +256,58 @@ def test_what_it_waits_is_counted_and_what_it_works_is_not(world: World, nginx: 
     world.start(nginx.add("waited.bin", content(1000)), got, sink=busy)
     world.until(lambda: got.end)
     assert world.transfers.waited - before <= monotonic() - begun - 0.2
+
+
+class Clock:
+    """Time that passes only while somebody rests."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.rests: list[float] = []
+        monkeypatch.setattr(module, "monotonic", lambda: self.now)
+        monkeypatch.setattr(module, "sleep", self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        self.rests.append(seconds)
+        self.now += seconds
+
+
+def test_a_round_that_follows_at_once_rests_but_no_longer_than_it_may_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    for timeout in (0.0, 0.001, REST / 2, 0.0):
+        world.transfers.wait(timeout)
+    assert clock.rests == pytest.approx([REST, REST / 2])
+    assert world.transfers.waited == pytest.approx(1.5 * REST), "to rest is to wait"
+    clock.now += REST
+    world.transfers.wait(0.001)
+    assert len(clock.rests) == 2, "enough time has passed"
+
+
+@pytest.mark.parametrize("what", ["wake", "start"])
+def test_what_is_asked_for_is_done_without_a_rest(
+    world: World, nginx: Nginx, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    clock = Clock(monkeypatch)
+    world.transfers.wait(0)
+    if what == "wake":
+        world.transfers.wake()
+    else:
+        world.start(nginx.add("asked.bin", content(10)), Got())
+    world.transfers.wait(1.0)
+    assert clock.rests == []
+
+
+def test_small_answers_are_not_waited_for(world: World, nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(module, "sleep", rests.append)
+    url = nginx.add("small.bin", content(1000))
+    for _ in range(20):
+        got = Got()
+        world.start(url, got)
+        world.until(lambda got=got: got.end)
+    assert rests == []
 
 
 def test_waking_from_another_thread_ends_the_wait(world: World) -> None:
