@@ -1,4 +1,5 @@
-/* The hot path: libcurl's bytes into the part file, without one line of Python per block.
+/* The hot path: libcurl's bytes into the part file, without one line of Python per block, and
+ * one call of Python for each STRIDE bytes.
  *
  *   libcurl -- block --> Sink(block)
  *                          | HOLD: pause    FULL, FAILED, CLOSED: cut
@@ -23,7 +24,7 @@
  *   - What comes after the row's stop is never written; `seam` bytes of it are kept for the owner to compare.
  *   - A row is read anew for every piece: its owner may lower `stop`, and a second sink may move `position`.
  *   - No allocation and no exception per block. What goes wrong ends in FAILED, with an errno or a mismatch.
- *   - The GIL is let go around pwrite, pread and madvise; `busy` keeps other threads out of the sink meanwhile.
+ *   - The GIL is let go around pwrite, pread and madvise, and in the owner's `hand_down`; `busy` keeps other threads out of the sink meanwhile.
  *   - fastidm/storage/sink.py has the same thing in Python and documents it; the same tests run on both.
  */
 #define PY_SSIZE_T_CLEAN
@@ -97,7 +98,7 @@ typedef struct {
     Py_ssize_t window, stride;
     void *hint;        /* where the last window was: the next one goes there */
     PyObject *hand_down; /* the owner's way to have the disk begin with something; NULL when there is none */
-    long long handed;  /* what was written below it was handed down; -1: nothing was written yet */
+    long long handed;  /* what PWRITE wrote below it was handed down; -1: it begins anew */
 } Sink;
 
 static int fail(Sink *s, int error)
@@ -472,7 +473,8 @@ static int place(Sink *s, const char *data, Py_ssize_t length, long long at)
             if (n < 0) return -1;
             advance(s, at + n);
             s->written += n;
-            if (s->hand_down && !done && hand_down(s, at, at + n) < 0) return -1;
+            if (done) s->handed = -1;
+            else if (s->hand_down && hand_down(s, at, at + n) < 0) return -1;
         }
         data += n;
         at += n;

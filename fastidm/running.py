@@ -683,7 +683,7 @@ class RunningTask:
         """The head of an answer is complete. Called by libcurl: what the machine wishes is done later."""
         self._shared.wanting.append(self)
         now = monotonic()
-        self.machine.note_load(self._load.measure(now, self._transfers.waited), now)
+        self.machine.note_load(self._load.glance(now, self._transfers.waited), now)
         place = self.machine.head(id, head, now, time())
         if isinstance(place, Arm) and self._target is not None and place.cursor < self._target.dropped:
             what = "the connection broke, and this server sends no parts: a stream cannot go on"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastidm.core import checkpoints
+from fastidm.core import checkpoints, connections
 from fastidm.core.checkpoints import HeadStart
 from fastidm.core.load import Load
 from fastidm.core.phase import Phase
@@ -95,7 +95,7 @@ def test_an_error_of_a_disk_that_began_early_ends_the_download(
     else:
         monkeypatch.setattr(HeadStart, "take", lambda head_start, rows: [])
     with Queue() as manager:
-        options = Options(directory=str(tmp_path), limit_rate=10_000_000)
+        options = Options(directory=str(tmp_path), limit_rate=10_000_000, connections=1)
         task = manager.add(nginx.add("failing.bin", content(6_000_000)), options)
         manager.run()
     assert task.status is DownloadStatus.FAILED
@@ -114,6 +114,20 @@ def test_a_loop_that_never_waits_opens_no_more_connections(
     with DemoServer(size=6_000_000, rate=6_000_000) as server:
         done = download(server.url, Options(output=str(tmp_path / "file.bin"), connections=4))
     assert (done.connections == 1) is busy
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_an_answer_that_finds_the_loop_at_its_limit_brings_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    """At each look it seems to be idle, and then it is not."""
+    monkeypatch.setattr(connections, "SATURATED_SECONDS", 100.0)
+    monkeypatch.setattr(Load, "measure", lambda load, now, waited: 0.0)
+    monkeypatch.setattr(Load, "glance", lambda load, now, waited: float(busy))
+    monkeypatch.setattr(Transfer, "queued", 100_000)
+    with DemoServer(size=6_000_000, rate=2_000_000) as server:
+        done = download(server.url, Options(output=str(tmp_path / "file.bin"), connections=4))
+    assert (done.connections == 2) is busy
 
 
 @pytest.mark.parametrize("rename", [False, True])

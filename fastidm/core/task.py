@@ -256,7 +256,7 @@ class TaskMachine:
         self._assign(now)
 
     def note_load(self, load: float, now: float) -> None:
-        """Tell in which share of the time since the last look the loop did not wait: with each tick, and before an answer."""
+        """Tell in which share of the time of late the loop did not wait: with each tick, and before an answer."""
         slower_than_others = self.speed < SLOW * self._usual  # then the loop is not why
         self.connections.note_load(0.0 if slower_than_others else load, now)
 

@@ -234,6 +234,7 @@ class Journal:
                 raise OSError(errno.EIO, "an earlier sync of the part file failed")
             self._write_slot(claims)
             self._write_live()
+        self._rewrite_poisoned()  # by a thread that did not wait: what it had disarmed was perhaps written as it was before
 
     def _write_slot(self, claims: Claims) -> None:
         if not self._settled:
@@ -255,15 +256,32 @@ class Journal:
 
         Raises nothing. The rows stay as they are for those who still use them, until `believed` is called.
         """
-        self._poisoned = True
-        if self._fd >= 0:
-            self._disarm()
+        self.poison_now()
         with self._disk:
             try:
                 if self._fd >= 0:
+                    self._write_live()
                     owned.sync(self._fd)
             except OSError:
                 pass  # this boot sees the page in memory, another boot does not believe it anyway
+
+    def poison_now(self) -> None:
+        """The same, beside a checkpoint and without waiting for it or the disk. Raises nothing."""
+        self._poisoned = True
+        if self._fd >= 0:
+            self._disarm_mapped()
+        self._rewrite_poisoned()
+
+    def _rewrite_poisoned(self) -> None:
+        """Unless somebody is at the disk, who then does it afterwards."""
+        if self._poisoned and self._disk.acquire(blocking=False):
+            try:
+                if self._fd >= 0:
+                    self._write_live()
+            except OSError:
+                pass  # it is written once more at the end
+            finally:
+                self._disk.release()
 
     def close(self) -> None:
         """Give the lock back, keep the file. Waits for a checkpoint; whoever writes `table` has stopped before."""
@@ -307,9 +325,12 @@ class Journal:
             _write(self._fd, bytes(self._live), LIVE * PAGE)
 
     def _disarm(self) -> None:
+        self._disarm_mapped()
+        self._write_live()
+
+    def _disarm_mapped(self) -> None:
         self._live[BOOT] = bytes(16)  # first: from here on the rest does not count
         self._live[:LIVE_HEAD] = UNARMED
-        self._write_live()
 
 
 def _map(fd: int) -> tuple[memoryview, bool]:

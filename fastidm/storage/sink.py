@@ -65,8 +65,8 @@ class PureSink:
     `gather`, bytes that PWRITE gathers; `window`, bytes that MAP maps, rounded up to whole pages. Both lie at multiples
     of themselves in the file. `memory`, a writable buffer of `size` bytes that stands for the file, held until `close`;
     then `fd` is not used, and nothing is gathered. `hand_down(start, stop)` is called when PWRITE has written
-    `stride` bytes more of the file, to have the disk begin with them. It returns 0; an errno, with which the sink fails; or -1,
-    not to be called again.
+    `stride` bytes more of the file, to have the disk begin with them. It raises nothing, and returns 0; an errno, with which
+    the sink fails; or -1, not to be called again.
 
     All attributes but `mode` are for reading. A `mode` that is set takes effect when the buffer is empty or the window
     is left; it falls back to PWRITE where the file cannot be mapped.
@@ -126,7 +126,7 @@ class PureSink:
         self._crossing = False  # the row is full, what comes now is kept
         self._beyond = bytearray()
         self._hand_down, self._stride = hand_down if memory is None else None, stride
-        self._handed = -1  # what was written below it was handed down; -1: nothing was written yet
+        self._handed = -1  # what PWRITE wrote below it was handed down; -1: it begins anew
         self.mode = mode
 
     @property
@@ -326,7 +326,9 @@ class PureSink:
                 n = done or self._write_file(data[:n], at)
                 self._advance(at + n)
                 self.written += n
-                if self._hand_down is not None and not done:
+                if done:
+                    self._handed = -1
+                elif self._hand_down is not None:
                     self._begin_writing(at, at + n, self._hand_down)
             data, at = data[n:], at + n
 

@@ -58,7 +58,8 @@ class Resumable:
 
 
 class Target:
-    """The files of one task. One call at a time, from any thread; a new one touches nothing.
+    """The files of one task. One call at a time but for `hand_down_now`, from any thread; a new one
+    touches nothing.
 
     Order: `prepare`; `begin`, or `resume` if `prepare` found something; any number of `hand_down` and `checkpoint`; then one of
     `finish`, `close` (keeps what can be resumed) and `discard`. `close` is always allowed, also after the others.
@@ -266,7 +267,7 @@ class Target:
         """
         error = self._part.hand_down_now(start, stop) if self._part is not None else -1
         if error > 0 and self._journal is not None:
-            self._journal.poison()
+            self._journal.poison_now()
         return error
 
     def checkpoint(self, rows: bytes) -> None:

@@ -3,7 +3,7 @@
 Rules of this module:
 
 * The sinks hand down what they have just written themselves, by `now` in the loop's thread: that is cheapest. But the loop
-  is not to wait for a disk: when it did, `now` does nothing any more.
+  is not to wait for a disk: when it did so three times, `now` does nothing any more.
 * `run` is a helper thread's, and does the rest: what sinks write by map, what they have not handed down, and checkpoints. While
   data comes as fast as it can be taken, libcurl gives control back to the loop some times a second only, so that it could not.
 * What is handed down is no more durable than before. A checkpoint has a copy of the table that was made before its sync begins.
@@ -22,14 +22,15 @@ from fastidm.storage.target import Target
 
 ROUND = 0.02
 """Seconds between two looks at what can be handed down."""
-LONG = 0.01
-"""Seconds after which `now` has waited for the disk: as a rule 2 MiB take 0.1 ms, and 4 were the most in 8,000 (measured)."""
+LONG, PATIENCE = 0.01, 3
+"""Seconds after which `now` has waited for the disk, and how often it may: as a rule 2 MiB take 0.1 ms, and 4 were the most in
+8,000 (measured); but another thread of the program may have the interpreter, or another program the processor."""
 IDLE_ROUNDS = 12
 """So many looks without anything are the end."""
 
 
 class WayDown:
-    """Of one target, which nobody else may use while `run` does.
+    """Of one target, which nobody else may use while `run` does, but for `now`.
 
     Parameter: `done`, called in the helper thread for each checkpoint that is on disk, with the bytes that were written when it
     was asked for.
@@ -39,17 +40,18 @@ class WayDown:
         self._target = target
         self._done = done
         self._head_start = HeadStart()
-        self._slow = False  # whether the loop had to wait for the disk
+        self._patience = PATIENCE
         self._hurry = Event()
         self._asked: deque[tuple[bytes, int]] = deque()
 
     def now(self, start: int, stop: int) -> int:
         """For the sinks, see `PureSink`. The loop's thread."""
-        if self._slow:
+        if not self._patience:
             return -1
         begun = monotonic()
         error = self._target.hand_down_now(start, stop)
-        self._slow = monotonic() - begun > LONG
+        if monotonic() - begun > LONG:
+            self._patience -= 1
         return error
 
     @property

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastidm.core.load import SHORTEST, Load
+from fastidm.core.load import GLANCE, SHORTEST, Load
 
 SECONDS = st.floats(0, 1000, allow_subnormal=False)
 
@@ -30,10 +30,21 @@ def test_two_looks_in_a_row_see_the_same() -> None:
     assert load.measure(1.0, 0.25) == load.measure(1.0, 0.25) == load.measure(1.0 + SHORTEST / 2, 0.251) == 0.75
 
 
+def test_a_glance_tells_of_what_is_under_way_if_it_is_long_and_else_what_the_last_look_saw() -> None:
+    load = Load()
+    assert load.glance(5.0, 1.0) == 0.0, "nothing was begun"
+    load.begin(0.0, 0.0)
+    load.measure(1.0, 0.75)
+    assert load.glance(1.0 + GLANCE / 2, 0.75) == 0.25
+    assert load.glance(3.0, 1.75) == 0.5
+    assert load.measure(5.0, 2.75) == 0.5, "a glance is no look"
+
+
 @given(st.lists(st.tuples(SECONDS, SECONDS), max_size=20))
 def test_it_is_a_share_whatever_the_clocks_say(passed: list[tuple[float, float]]) -> None:
     load, now, waited = Load(), 0.0, 0.0
     load.begin(now, waited)
     for seconds, wait in passed:
         now, waited = now + seconds, waited + wait
+        assert 0.0 <= load.glance(now, waited) <= 1.0
         assert 0.0 <= load.measure(now, waited) <= 1.0

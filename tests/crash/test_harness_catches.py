@@ -157,8 +157,10 @@ def error_told_to_a_sink_ignored() -> AbstractContextManager[object]:
     return patch.object(PartFile, "hand_down_now", hand_down_now)
 
 
-def no_poison() -> AbstractContextManager[object]:
-    return patch.object(Journal, "poison", lambda self: None)
+@contextmanager
+def no_poison() -> Iterator[None]:
+    with patch.object(Journal, "poison", lambda self: None), patch.object(Journal, "poison_now", lambda self: None):
+        yield
 
 
 def slot_written_before_the_other_is_known_to_be_on_disk() -> AbstractContextManager[object]:

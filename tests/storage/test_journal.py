@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 
 from fastidm.core.segments import ROW_BYTES, WORDS, SegmentTable, restore
 from fastidm.errors import JournalVersionError, LockedError, UnsafePathError
+from fastidm.storage import journal as module
 from fastidm.storage import linux, owned
 from fastidm.storage.journal import ROWS, Identity, Journal, JournalDamaged, hash_url
 from fastidm.storage.pages import JOURNAL_SIZE, LIVE_SIZE, SLOTS
@@ -526,6 +527,49 @@ def test_after_a_failed_sync_the_last_slot_is_believed(path: str, monkeypatch: p
     journal.checkpoint(bytes(journal.table))
     journal.close()
     assert read(path) == ("live", OLDER_TRUTH)
+
+
+@pytest.fixture
+def unmapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system that maps nothing."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENODEV, "no maps here")
+
+    monkeypatch.setattr(module.mmap, "mmap", refuse)
+
+
+def test_a_kill_after_poisoning_finds_no_live_page(path: str) -> None:
+    write_journal(path)
+    journal = Journal.open(path)
+    journal.begin_epoch(packed(SEGMENTS))
+    with journal._disk:  # somebody is at the disk, and is not waited for
+        journal.poison_now()
+    killed = Path(path).read_bytes()
+    journal.close()
+    assert read_bytes(path, killed) == ("slot", OLDER_TRUTH)
+
+
+def test_a_page_that_was_poisoned_while_it_was_written_is_written_again(
+    path: str, unmapped: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint has begun to write the live page as it was, and nobody waited for that."""
+    write_journal(path)
+    journal = Journal.open(path)
+    journal.begin_epoch(packed(SEGMENTS))
+    write = module._write
+
+    def late(fd: int, data: bytes, at: int) -> None:
+        if at == LIVE.start:
+            monkeypatch.setattr(module, "_write", write)
+            journal.poison_now()
+        write(fd, data, at)
+
+    monkeypatch.setattr(module, "_write", late)
+    journal.checkpoint(packed(OLDER))
+    killed = Path(path).read_bytes()
+    journal.close()
+    assert read_bytes(path, killed) == ("slot", OLDER_TRUTH)
 
 
 def test_no_flipped_bit_brings_a_poisoned_live_page_back(path: str) -> None:

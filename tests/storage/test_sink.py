@@ -714,6 +714,19 @@ def test_the_disk_is_not_told_of_what_goes_by_map_or_into_memory(desk: Sit) -> N
         assert disk.told == []
 
 
+def test_what_went_by_map_is_not_handed_down_with_what_comes_after_it(desk: Sit) -> None:
+    d = desk()
+    disk = Disk(d)
+    sink = d.armed(gather=512, window=PAGE, hand_down=disk, stride=2048)
+    send(sink, 0, PAGE, 512)
+    sink.mode = MAP
+    d.mapped.add((PAGE, SIZE))
+    send(sink, PAGE, 3 * PAGE, 512)
+    sink.mode = PWRITE
+    send(sink, 3 * PAGE, SIZE, 512)
+    assert disk.told == [(0, 2048), (2048, 4096), (12288, 14336), (14336, 16384), (16384, 18432), (18432, 20480)]
+
+
 def test_a_disk_that_cannot_be_told_is_not_told_again(desk: Sit) -> None:
     d = desk()
     disk = Disk(d, -1)

@@ -94,12 +94,13 @@ def test_a_checkpoint_comes_first_and_one_that_was_not_begun_waits_for_the_next_
     way.target.close()
 
 
-def test_the_loop_tells_the_disk_until_it_has_waited_for_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_tells_the_disk_until_it_has_waited_three_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     way = Way(tmp_path, monkeypatch)
-    times = iter([1.0, 1.0 + waydown.LONG / 2, 2.0, 2.0 + waydown.LONG * 2])
+    long = [2.0, 0.5, 2.0, 0.5, 2.0]
+    times = iter([at for each in long for at in (1.0, 1.0 + waydown.LONG * each)])
     monkeypatch.setattr(waydown, "monotonic", lambda: next(times))
-    assert [way.down.now(at * MIB, (at + 1) * MIB) for at in range(4)] == [0, 0, -1, -1]
-    assert way.steps == [(0, MIB), (MIB, 2 * MIB)]
+    assert [way.down.now(at * MIB, (at + 1) * MIB) for at in range(7)] == [0] * 5 + [-1] * 2
+    assert way.steps == [(at * MIB, (at + 1) * MIB) for at in range(5)]
     way.target.close()
 
 
