@@ -193,6 +193,7 @@ class RunningTask:
         self._resumed = 0
         self._shown_at = 0.0
         self._load = Load()
+        self._rounds = 0
         self._checkpoints = Checkpoints(MACHINE_MEMORY, self._begun)
         self._way_down: WayDown | None = None
         self._counted = 0
@@ -439,7 +440,9 @@ class RunningTask:
         machine = self.machine
         throttled = now - self._throttled_at < THROTTLE_MEMORY
         counts = {id: sink.received for id, sink in self._sinks.items()}
-        machine.tick(now, counts, throttled, self._queued(), self._load.measure(monotonic(), self._transfers.waited), usual)
+        load = self._load.measure(monotonic(), self._transfers.waited)
+        rounds, self._rounds = self._transfers.rounds - self._rounds, self._transfers.rounds
+        machine.tick(now, counts, throttled, self._queued(), load, rounds, usual)
         self.perform(now)
         if machine.phase is Phase.RECEIVING:
             if self._mode is not None:
@@ -588,6 +591,7 @@ class RunningTask:
         self._tell(Started(self._shown_url, target.path, _known(target.size), self._resumed, self.machine.connections.ranges))
         now = monotonic()
         self._load.begin(now, self._transfers.waited)
+        self._rounds = self._transfers.rounds
         self.machine.opened(table, now, self._queued())
         self._shared.soon(self)
 

@@ -125,13 +125,14 @@ class Connections:
             if connection is not None:
                 connection.queued, connection.backlog = count, max(count, connection.backlog // 2)
 
-    def note_load(self, load: float, now: float) -> None:
-        """Tell how busy the loop is with this task, among others; see `TaskMachine.tick`.
+    def note_load(self, load: float, per_round: float, now: float) -> None:
+        """Tell how busy the loop is with this task, among others, and how many bytes it brought in an average round.
 
-        Where it is the limit, and bytes of these connections have waited for it of late, others would bring no more. How many
-        wait is not known of HTTP/3.
+        Where it is the limit, and bytes of these connections wait for it, others would bring no more. They were there when they
+        were looked for, though a look just afterwards finds none; or they were left, and waited of late.
         """
-        if load >= SATURATED and any(c.backlog >= PIECE for c in self._running.values()):
+        found = per_round >= PIECE * max(1, len(self.busy))
+        if load >= SATURATED and (found or any(c.backlog >= PIECE for c in self._running.values())):
             self._saturated_at = now
 
     def _saturated(self, now: float) -> bool:

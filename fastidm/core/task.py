@@ -88,7 +88,7 @@ class TaskMachine:
         self.error: FastidmError | None = None
         self.speed = 0.0
         """Bytes per second, over the last seconds."""
-        self._usual = 0.0
+        self._usual = self._per_round = 0.0
         self.received = 0
         """Bytes of the file that were written when last looked at."""
         self._chance = chance
@@ -224,13 +224,15 @@ class TaskMachine:
         throttled: bool = False,
         queued: Mapping[int, int] | None = None,
         load: float = 0.0,
+        rounds: int = 1,
         usual: float = 0.0,
     ) -> None:
         """Time has passed.
 
         Parameters: `counts`, bytes that each connection has received; `throttled`, a rate limit holds them back, so that
         slowness says nothing about them; `queued`, bytes that are there for each and that it has not taken yet; `load`, share
-        of the time since the last look in which the loop did not wait; `usual`, bytes per second of an average task.
+        of the time since the last look in which the loop did not wait; `rounds`, how often it has looked for bytes since;
+        `usual`, bytes per second of an average task.
         """
         self.connections.queue(queued or {})
         if self.connections.count(counts, now, throttled):
@@ -241,11 +243,13 @@ class TaskMachine:
             self._probe(now)
         if self.phase is not Phase.RECEIVING or self.table is None:
             return
-        received = self.received = self.table.received()
+        before, received = self.received, self.table.received()
+        self.received = received
+        self._per_round = (received - before) / max(1, rounds)
         self.speed = self._average.update(received, now)
         self._usual = usual
         if throttled:
-            self.connections.note_load(1.0, now)  # held back by a limit or the disk it is as good as busy
+            self.connections.note_load(1.0, self._per_round, now)  # held back by a limit or the disk it is as good as busy
         else:
             self.note_load(load, now)
         self.connections.ramp.measure(received, len(self.connections.busy), now)
@@ -258,7 +262,7 @@ class TaskMachine:
     def note_load(self, load: float, now: float) -> None:
         """Tell in which share of the time of late the loop did not wait: with each tick, and before an answer."""
         slower_than_others = self.speed < SLOW * self._usual  # then the loop is not why
-        self.connections.note_load(0.0 if slower_than_others else load, now)
+        self.connections.note_load(0.0 if slower_than_others else load, self._per_round, now)
 
     def woke(self, now: float) -> None:
         """The machine was suspended. Its connections are dead and will not say so; nobody is to blame."""

@@ -156,6 +156,8 @@ class Transfers:
         self._woken = False
         self.waited = 0.0
         """Seconds in which it had nothing to do, in all."""
+        self.rounds = 0
+        """How often it has looked for something to do."""
         self._timer_at: float | None = None
         self._round_at = 0.0
         """When the last round began."""
@@ -232,6 +234,7 @@ class Transfers:
         until = begun + timeout if self._timer_at is None else min(begun + timeout, self._timer_at)
         self._round_at = self._rest(begun, until)
         events = self._ready.poll(max(0.0, until - self._round_at))
+        self.rounds += 1
         self.waited += monotonic() - begun
         for fd, mask in events:
             if fd == self._wake_read:

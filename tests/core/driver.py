@@ -286,6 +286,8 @@ class World:
     """Bytes that it takes of each connection in one step."""
     load: float = 0.0
     """Share of the time in which the loop does not wait."""
+    rounds: int = 250
+    """How often the loop looks for bytes from tick to tick."""
     usual: float = 0.0
     """Bytes per second of an average task."""
 
@@ -374,7 +376,7 @@ class World:
         if self.now >= self._next_tick:
             self._next_tick = self.now + TICK
             counts = {id: wire.sink.received for id, wire in self.wires.items() if wire.sink}
-            self.machine.tick(self.now, counts, self._held_back, self._queued(), self.load, self.usual)
+            self.machine.tick(self.now, counts, self._held_back, self._queued(), self.load, self.rounds, self.usual)
             self._held_back = False
             if self.machine.phase is Phase.RECEIVING and (at := self._broken_seam()) is not None:
                 self.machine.compared(at, self.now)

@@ -144,6 +144,12 @@ def test_unless_it_is_the_limit_there_are_others(load: float, takes: int) -> Non
     assert at_its_limit(load, takes).download().machine.connections.peak > 1
 
 
+def test_what_every_round_finds_has_waited_though_a_look_afterwards_finds_nothing() -> None:
+    run = at_its_limit(load=0.95, takes=SOCKET)
+    run.rounds = 5
+    assert run.download().machine.connections.peak == 1
+
+
 def test_a_task_that_is_slow_beside_others_that_are_not_may_have_more_connections() -> None:
     run = at_its_limit(load=0.95)
     run.usual = 200.0 * MIB
