@@ -196,21 +196,19 @@ def disk_fails_once(recorder: Recorder, random: Random) -> None:
 
 def disk_fails_early(recorder: Recorder, random: Random) -> None:
     """For those who do not notice it."""
-    run = Run(recorder, DATA, random)
-    turns(run, 5)
-    recorder.early_failures = 1
-    run.hand_down()
-    run.checkpoint()
-    turns(run, 5)
-    run.stop()
+    _fail_early(Run.hand_down, recorder, random)
 
 
 def disk_fails_under_a_sink(recorder: Recorder, random: Random) -> None:
     """For those who do not notice it."""
+    _fail_early(Run.hand_down_now, recorder, random)
+
+
+def _fail_early(hand_down: Callable[[Run], object], recorder: Recorder, random: Random) -> None:
     run = Run(recorder, DATA, random)
     turns(run, 5)
     recorder.early_failures = 1
-    run.hand_down_now()
+    hand_down(run)
     run.checkpoint()
     turns(run, 5)
     run.stop()
