@@ -24,7 +24,8 @@
  *   - What comes after the row's stop is never written; `seam` bytes of it are kept for the owner to compare.
  *   - A row is read anew for every piece: its owner may lower `stop`, and a second sink may move `position`.
  *   - No allocation and no exception per block. What goes wrong ends in FAILED, with an errno or a mismatch.
- *   - The GIL is let go around pwrite, pread and madvise, and in the owner's `hand_down`; `busy` keeps other threads out of the sink meanwhile.
+ *   - The GIL is let go around pwrite, pread and madvise, and in the owner's `hand_down`;
+ *     `busy` keeps other threads out of the sink meanwhile.
  *   - fastidm/storage/sink.py has the same thing in Python and documents it; the same tests run on both.
  */
 #define PY_SSIZE_T_CLEAN
