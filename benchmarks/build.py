@@ -15,6 +15,7 @@ FLAVOURS: dict[str, tuple[str, list[str], list[str]]] = {
     "floor": ("floor.c", [], []),
     "floor-tls": ("floor.c", ["-DTLS"], ["-lssl", "-lcrypto"]),
     "floor-many": ("floor_many.c", [], []),
+    "disk": ("disk.c", ["-pthread"], []),
     "origin": ("origin.c", [], []),
 }
 

@@ -100,7 +100,7 @@ class Scenario:
     """Downloads go to tmpfs instead of the file system of the output folder."""
     full_only: bool = False
     tools: tuple[str, ...] = ()
-    """The only tools that make sense here; empty: all, but of the variants of fastidm and of the floor only `variants`."""
+    """The only tools that make sense here; empty: all, but of the variants of fastidm and of the baselines only `variants`."""
     variants: tuple[str, ...] = ()
     granted: int = 0
     """Connections that the server grants, where it is fewer than are asked for: the baseline opens no more."""

@@ -1,11 +1,15 @@
-"""The arithmetic of the benchmark suite: a wrong median would be believed for years. Nothing is measured here."""
+"""The arithmetic of the benchmark suite: a wrong median would be believed for years. Measured is once, a little."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import os
 import random
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -164,9 +168,18 @@ def test_the_best_peer_is_neither_ours_nor_the_floor_nor_one_that_failed() -> No
 
 def test_auto_is_compared_with_the_better_forced_mode() -> None:
     runs = [run("plain", "fastidm", 2.2), run("plain", "fastidm_mmap", 4.0)]
-    claim = ("plain", "cpu", 1.15, "better of mmap and pwrite")
+    claim = ("plain", "cpu", 1.15, claims.FORCED)
     assert verdict(figures.summarise(runs), *claim) == (None, "not measured")
     assert verdict(figures.summarise([*runs, run("plain", "fastidm_pwrite", 2.0)]), *claim) == (pytest.approx(1.1), "holds")
+
+
+def test_what_waits_for_the_disk_is_compared_with_the_disk_where_that_is_the_limit() -> None:
+    runs = [run("plain", "fastidm_synced", 3.0), run("plain", "fastidm", 2.0)]
+    claim = ("plain", "wall", 1.25, claims.SLOWER)
+    assert verdict(figures.summarise(runs), *claim, tool="fastidm_synced") == (None, "not measured")
+    for disk, measured, word in ((1.0, 1.5, "DOES NOT HOLD"), (2.5, 1.2, "holds")):
+        table = figures.summarise([*runs, run("plain", "disk", disk)])
+        assert verdict(table, *claim, tool="fastidm_synced") == (pytest.approx(measured), word)
 
 
 def test_cost_per_gib_is_compared_across_scenarios() -> None:
@@ -183,7 +196,7 @@ def test_what_the_server_sent_is_judged_in_every_scenario_but_where_it_has_to_se
 
 
 def test_every_claim_names_a_scenario_and_tools_that_exist() -> None:
-    special = ("", claims.IDEAL, claims.BEST_PEER, "better of mmap and pwrite")
+    special = ("", claims.IDEAL, claims.BEST_PEER, claims.FORCED, claims.SLOWER)
     for claim in claims.CLAIMS:
         assert claim.scenario in all_scenarios() and claim.tool in TOOLS
         assert claim.other in special or claim.other in TOOLS
@@ -205,7 +218,7 @@ def test_every_tool_has_the_three_names(name: str) -> None:
         assert list(inspect.signature(tool.many).parameters) == ["urls", "folder", "parallel", "connections", "extra"]
 
 
-@pytest.mark.parametrize("name", TOOLS)
+@pytest.mark.parametrize("name", [name for name, tool in TOOLS.items() if getattr(tool, "downloads", True)])
 def test_every_tool_says_url_and_path_in_its_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TOOLS["floor"], "program", lambda flavour: f"/programs/{flavour}")
     words = " ".join(TOOLS[name].command("http://127.0.0.1:81/file.bin", "/folder/name.bin", 16, Extra(size=MIB)))
@@ -217,8 +230,9 @@ def test_labels_are_unique() -> None:
     assert len(set(labels)) == len(labels)
 
 
-def test_tools_are_ours_or_peers_or_the_floor() -> None:
-    assert [name for name in TOOLS if not is_ours(name) and not is_peer(name)] == ["floor", "floor_synced"]
+def test_tools_are_ours_or_peers_or_baselines() -> None:
+    others = [name for name in TOOLS if not is_ours(name) and not is_peer(name)]
+    assert sorted(others) == ["disk", "floor", "floor_synced"] and all(TOOLS[name].baseline for name in others)
 
 
 def test_a_scenario_names_tools_that_exist() -> None:
@@ -482,6 +496,19 @@ def test_micro_benchmarks_are_compared_by_their_best_round() -> None:
 def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--scenario", "plane"]) == 2
     assert "no such scenario: plane" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler for the baselines")
+def test_a_real_measurement_verifies_every_download_and_the_disk_alone_downloads_nothing(tmp_path: Path) -> None:
+    asked = ["--scenario", "plain", "--tool", "fastidm", "floor", "disk", "--size", str(3 * MIB), "--repeat", "1"]
+    call = [sys.executable, "-m", "benchmarks", *asked, "--output", str(tmp_path)]
+    subprocess.run(call, cwd=measure.ROOT, env={**os.environ, "CC": "cc"}, check=True, capture_output=True, timeout=120)
+    [path] = tmp_path.glob("*/runs.jsonl")
+    runs = {run.tool: run for run in lines.read(path)[1] if not run.warmup}
+    assert set(runs) == {"fastidm", "floor", "disk"}
+    assert all(run.correct and not run.failure and run.wall > 0 for run in runs.values())
+    assert runs["disk"].requests == runs["disk"].sent == 0
+    assert runs["fastidm"].sent > 3 * MIB and runs["floor"].connections == 16
 
 
 def test_a_page_joins_measurements_and_the_last_of_a_scenario_counts(tmp_path: Path) -> None:

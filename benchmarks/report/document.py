@@ -27,7 +27,7 @@ CAVEATS = (
     " where one brings as much as this machine can take, as over loopback; so “wide” and “crowd”, where servers pace each"
     " connection, are the ones that show what many connections cost.",
     "fastidm runs with --no-sync, since no peer waits for the disk; “synced” is what it does by default, and cannot be"
-    " faster than the disk: the C floor that waits for it is there for comparison.",
+    " faster than the disk: “disk alone” writes as many bytes past the page cache and syncs them, and downloads nothing.",
     "Where nothing is throttled the suite first makes memory ready for the page cache (it writes a file and removes it):"
     " on virtual machines free memory may be the host's, and getting it back costs more than the download.",
     "Tools with one connection are run once where the server is throttled, as their time there is known beforehand.",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.figures import Row, Table
 from benchmarks.scenarios import all_scenarios
-from benchmarks.tools import is_floor, is_ours
+from benchmarks.tools import is_baseline, is_ours
 
 OURS, THEIRS, BASE = "#0b7285", "#adb5bd", "#495057"
 
@@ -35,7 +35,7 @@ def _picture(name: str, rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     at = list(range(len(rows)))
-    colours = [OURS if is_ours(row.tool) else BASE if is_floor(row.tool) else THEIRS for row in rows]
+    colours = [OURS if is_ours(row.tool) else BASE if is_baseline(row.tool) else THEIRS for row in rows]
     titles = {"wall": "wall, s", "first_request": "first request, s", "cpu": "CPU, s"}
     for axes, one in ((left, time), (right, "cpu")):
         spreads = [row.figures.get(one) for row in rows]

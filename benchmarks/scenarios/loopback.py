@@ -15,7 +15,15 @@ SCENARIOS = (
         size=GIB,
         quick=256 * MIB,
         origin=nginx,
-        variants=("fastidm_mmap", "fastidm_pwrite", "fastidm_pure", "fastidm_synced", "fastidm_api", "floor_synced"),
+        variants=(
+            "fastidm_mmap",
+            "fastidm_pwrite",
+            "fastidm_pure",
+            "fastidm_synced",
+            "fastidm_api",
+            "floor_synced",
+            "disk",
+        ),
     ),
     Scenario(
         "plain_tmpfs",

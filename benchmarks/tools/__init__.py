@@ -6,7 +6,7 @@
 
 Optional: `many(urls, folder, parallel, connections, extra)`, several files by one command; `single = True` for a tool with one
 connection, whose time on a throttled server is known beforehand and so is measured once; `http3 = True` where it has HTTP/3;
-`baseline = True` for what is no tool.
+`baseline = True` for what is no tool; `downloads = False` for a baseline that writes something else in as many bytes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from types import ModuleType
 
 FASTIDM = "fastidm"
 FLOOR = "floor"
+DISK = "disk"
 
 
 @cache
 def all_tools() -> dict[str, ModuleType]:
     """Every tool by its name, which is that of its file; ours first."""
-    names = sorted((m.name for m in pkgutil.iter_modules(__path__)), key=lambda name: (not is_ours(name), is_floor(name), name))
+    found = (module.name for module in pkgutil.iter_modules(__path__))
+    names = sorted(found, key=lambda name: (not is_ours(name), is_baseline(name), name))
     return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
 
 
@@ -33,8 +35,8 @@ def is_ours(name: str) -> bool:
 
 def is_peer(name: str) -> bool:
     """Whether it is somebody else's tool."""
-    return not is_ours(name) and not is_floor(name)
+    return not is_ours(name) and not is_baseline(name)
 
 
-def is_floor(name: str) -> bool:
-    return name == FLOOR or name.startswith(f"{FLOOR}_")
+def is_baseline(name: str) -> bool:
+    return name in (FLOOR, DISK) or name.startswith(f"{FLOOR}_")
