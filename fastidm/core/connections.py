@@ -11,7 +11,7 @@ Rules of this module:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from fastidm.core import health
 from fastidm.core.actions import Action, Arm, Cancel, Request
@@ -26,6 +26,7 @@ from fastidm.core.scheduler import (
     SATURATED,
     Ramp,
     Runner,
+    first_cut,
     plan_hedge,
     plan_split,
 )
@@ -67,8 +68,10 @@ class Connections:
         self._saturated_at = float("-inf")
         self._past: deque[float] = deque(maxlen=32)
         """Speeds of the connections that ended last: those that are left over are no measure of what a new one brings."""
-        self._plan: tuple[int, ...] = ()
-        """Offsets at which a new file will be cut, when a second connection has been answered."""
+        self._uncut = False
+        """Whether it is a new file, which will be cut when a second connection has been answered."""
+        self._plan: list[int] = []
+        """Offsets at which it will be."""
         self._unproven: set[int] = set()
         self._earlier: list[tuple[int, int]] = []
         self._relieved: dict[int, float] = {}
@@ -181,14 +184,14 @@ class Connections:
         for connection in list(self._running.values()):
             self.cancel(connection)
 
-    def opened(self, table: SegmentTable, resumed: bool, now: float, plan: Sequence[int] = ()) -> None:
+    def opened(self, table: SegmentTable, resumed: bool, now: float, anew: bool = False) -> None:
         """The segments are known: place those that were answered before.
 
-        Parameters: `resumed`, an earlier run wrote some of it; `plan`, offsets at which a new file is to be cut.
+        Parameters: `resumed`, an earlier run wrote some of it; `anew`, it is a new file, of one segment that may be cut.
         """
         self.table = table
         self._saturated_at = float("-inf")
-        self._plan = tuple(plan)
+        self._uncut = anew
         if resumed:
             self._unproven = {row for row in table.order if table.position(row) > table.start(row)}
             self._earlier = [(table.start(row), table.position(row)) for row in self._unproven]
@@ -236,7 +239,7 @@ class Connections:
         new = None if late else self._cut(row, connection.first or 0)
         if not self._saturated(now):
             self._carry_out()
-        self._plan = ()
+        self._uncut = False
         return new
 
     def _row_at(self, at: int) -> int | None:
@@ -369,19 +372,19 @@ class Connections:
 
         Until then the first one may run on, so that a server without parts for others costs nothing.
         """
-        if not (self._plan and self.ranges) or any(c.role is Role.SPLIT for c in self._running.values()):
+        if not (self._uncut and self.ranges) or any(c.role is Role.SPLIT for c in self._running.values()):
             return False
-        table = self._table()
         if not self._worth_parts(now):
             return False
-        while self._plan:
-            row = self._row_at(self._plan[0])
-            if row is not None and self._reach(row) < self._plan[0]:
-                stop = self._plan[1] if len(self._plan) > 1 else table.size
-                self.request(Role.SPLIT, self._plan[0], min(stop + OVERLAP, table.size) - 1, row, now)
-                return True
-            self._plan = self._plan[1:]  # written already
-        return False
+        table = self._table()
+        row = next((row for row in table.order if table.remaining(row)), table.order[-1])
+        self._plan = first_cut(table.size, self.ramp.ceiling, self._reach(row))
+        if not self._plan:
+            self._uncut = False
+            return False
+        stop = self._plan[1] if len(self._plan) > 1 else table.size
+        self.request(Role.SPLIT, self._plan[0], min(stop + OVERLAP, table.size) - 1, row, now)
+        return True
 
     def _worth_parts(self, now: float) -> bool:
         """Whether a first connection that is all alone would take so long that others are of use.

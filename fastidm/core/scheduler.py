@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from fastidm.records import record
 
 FIRST_CUT = 1 << 20
-"""Bytes: the first cut makes no segment smaller than this; a slow server's small files are split later, by time left."""
+"""Bytes: the first cut makes no more segments than a file has of these; small files of a slow server are split later."""
 PIECE = 64 << 10
 """Bytes: a split takes no less than this, unless its victim stands still."""
 ALIGN = 64 << 10
@@ -35,10 +35,14 @@ SLOW = 0.25
 """A task that brings less than this share of what the tasks bring on average is slow for another reason."""
 
 
-def first_cut(size: int, connections: int) -> list[int]:
-    """Offsets at which a file of `size` bytes is cut for `connections` connections, none at 0 or at the end."""
-    parts = max(1, min(connections, size // FIRST_CUT))
-    return [size * part // parts // ALIGN * ALIGN for part in range(1, parts)]
+def first_cut(size: int, connections: int, position: int = 0) -> list[int]:
+    """Offsets at which a file of `size` bytes is cut for `connections` connections, none at its end.
+
+    All of them then have as much left, also the first one, which has brought the bytes up to `position` already.
+    """
+    left = size - position
+    parts = max(1, min(connections, size // FIRST_CUT, 2 * left // FIRST_CUT))
+    return [(position + left * part // parts) // ALIGN * ALIGN for part in range(1, parts)]
 
 
 @record(frozen=True)

@@ -183,7 +183,7 @@ class TaskMachine:
         self._patience.begin(self.received, now)
         self._average = SpeedAverage(now, self.received)
         anew = self._rows is None and self.connections.ranges
-        self.connections.opened(table, self._rows is not None, now, first_cut(table.size, self._ceiling) if anew else ())
+        self.connections.opened(table, self._rows is not None, now, anew)
         self._verifying = table.complete() and table.size > 0 and self._rows is not None
         # A new file has one connection until its first tick: how fast that one is shows whether others are of use.
         if not anew or table.complete():

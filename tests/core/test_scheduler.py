@@ -24,20 +24,24 @@ runners = st.builds(
 # ---------------------------------------------------------------------- the first cut
 
 
-@given(st.integers(0, 1 << 50), st.integers(1, 128))
-def test_the_first_cut_makes_even_aligned_segments_none_of_them_small(size: int, connections: int) -> None:
-    edges = [0, *first_cut(size, connections), size]
+@given(st.integers(0, 1 << 50), st.integers(1, 128), st.data())
+def test_the_first_cut_makes_even_aligned_segments_of_what_is_left_none_of_them_small(
+    size: int, connections: int, data: st.DataObject
+) -> None:
+    position = data.draw(st.just(0) | st.integers(0, size))
+    edges = [position, *first_cut(size, connections, position), size]
     assert edges == sorted(edges) and len(edges) <= connections + 1
     assert all(at % ALIGN == 0 for at in edges[1:-1])
     lengths = [b - a for a, b in pairwise(edges)]
     if len(lengths) > 1:
-        assert min(lengths) >= FIRST_CUT - ALIGN and max(lengths) - min(lengths) <= 2 * ALIGN
+        assert min(lengths) >= FIRST_CUT / (1 if position == 0 else 2) - ALIGN and max(lengths) - min(lengths) <= 2 * ALIGN
 
 
 def test_a_large_file_has_a_segment_for_each_connection_and_a_small_one_is_left_whole() -> None:
     assert len(first_cut(1 << 30, 16)) == 15
     assert first_cut(2 * FIRST_CUT - 1, 16) == []
     assert first_cut(1 << 30, 1) == []
+    assert first_cut(4 * FIRST_CUT, 4, FIRST_CUT) == [FIRST_CUT * part // 4 for part in (7, 10, 13)]
 
 
 # ---------------------------------------------------------------------- time left
