@@ -7,6 +7,7 @@ import pytest
 from fastidm.core.actions import Action, Arm, Cancel, Request
 from fastidm.core.connections import OVERLAP, Connections
 from fastidm.core.health import OUTAGE_AFTER, STALLED_AFTER, Connection, Role
+from fastidm.core.scheduler import ALIGN
 from fastidm.core.segments import WORDS, SegmentTable, restore, tile
 
 MIB = 1 << 20
@@ -16,12 +17,14 @@ URL = "http://server.test/file.bin"
 class Desk:
     """Connections over a table, and what they wished. `move` is the sinks: it brings bytes to whoever has a segment."""
 
-    def __init__(self, rows: bytearray, ceiling: int = 8, *, ranges: bool = True, resumed: bool = False) -> None:
+    def __init__(
+        self, rows: bytearray, ceiling: int = 8, *, ranges: bool = True, resumed: bool = False, anew: bool = False
+    ) -> None:
         self.actions: list[Action] = []
         self.rows, self.table = rows, SegmentTable(rows)
         self.connections = Connections(self.actions, URL, ceiling)
         self.connections.ranges = ranges
-        self.connections.opened(self.table, resumed, 0.0)
+        self.connections.opened(self.table, resumed, 0.0, anew)
         self.received: dict[int, int] = {}
         self.now = 0.0
 
@@ -117,6 +120,17 @@ def test_a_server_without_ranges_is_asked_for_everything_by_one_connection() -> 
     (request,) = desk.assign()
     assert (request.first, request.last) == (None, None)
     assert desk.answer(request.connection) == Arm(request.connection, desk.table.order[0], 0, 0)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.0])
+def test_a_new_file_is_cut_so_that_all_end_together_however_far_ahead_the_first_one_is(seconds: float) -> None:
+    desk = Desk(tile(10 * MIB, (), 10), ceiling=4, anew=True)
+    desk.connections.request(Role.PROBE, 0, None, None, desk.now)
+    desk.answer_all(desk.requests())
+    desk.move(seconds, rest=MIB)
+    assert len(desk.open_all()) == 4
+    left = [desk.table.remaining(row) for row in desk.table.order]
+    assert max(left) - min(left) <= 2 * ALIGN
 
 
 def test_the_ceiling_is_never_passed() -> None:
