@@ -310,11 +310,11 @@ class Connections:
     def assign(self, now: float) -> None:
         """Open as many connections as may be and as are of use."""
         while len(self._running) < min(self.share, self.ramp.allowed(now)):
-            if not (self._fill(now) or self._cut_more(now)):
+            if not (self._fill(now) or self._assist(now)):
                 break
 
-    def _cut_more(self, now: float) -> bool:
-        """Open a connection for what another one fills or has asked for, unless nothing would come of it but work."""
+    def _assist(self, now: float) -> bool:
+        """Open a connection that helps another one with what it fills or has asked for, unless only work would come of it."""
         if self._saturated(now):
             return False
         return self._try_parts(now) or self._split(now) or self._hedge(now) or self._take_over(now)

@@ -258,21 +258,26 @@ def test_a_server_without_ranges_is_never_split_or_hedged() -> None:
 
 
 def slow_tail() -> tuple[Desk, Connection]:
-    """Three of four segments are done; the last one crawls, and is too small to be split."""
+    """Three of four segments are all but done, the first one is; the last one crawls, and is too small to be split."""
     desk = Desk(tile(4 * MIB, [MIB, 2 * MIB, 3 * MIB], 4), ceiling=4)
     busy = desk.open_all()
     slow = busy[-1]
     desk.move(1.2, **{f"c{slow.id}": 20 * 1024, "rest": MIB - 100_000})
+    quick = next(c for c in busy if c is not slow)
+    desk.connections.pop(quick.id)
+    assert quick.row is not None
+    desk.table._words[WORDS * quick.row + 2] = desk.table.stop(quick.row)
     return desk, slow
+
+
+def test_while_this_process_is_the_limit_nothing_is_asked_for_a_second_time() -> None:
+    desk, _ = slow_tail()
+    desk.connections.note_load(1.0, 64 * MIB, desk.now)
+    assert desk.assign() == []
 
 
 def test_the_slow_tail_is_hedged_and_the_first_to_come_wins() -> None:
     desk, slow = slow_tail()
-    quick = [c for c in desk.connections.busy if c is not slow]
-    desk.connections.pop(quick[0].id)
-    row = quick[0].row
-    assert row is not None
-    desk.table._words[WORDS * row + 2] = desk.table.stop(row)
     requests = desk.assign()
     hedges = [r for r in requests if (c := desk.connections.get(r.connection)) and c.target == slow.row]
     assert hedges
