@@ -16,11 +16,11 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks import build, claims, figures, machine, measure
-from benchmarks.model import GIB, Extra, Run, Scenario, Unable
+from benchmarks.model import GIB, Extra, Run, Scenario, Unable, positive, usable
 from benchmarks.report import lines, write
 from benchmarks.scenarios import all_scenarios
 from benchmarks.suite import Suite
-from benchmarks.tools import all_tools
+from benchmarks.tools import all_tools, is_ours
 
 QUICK_TOOLS = (
     "fastidm",
@@ -33,6 +33,7 @@ QUICK_TOOLS = (
     "aria2_next",
     "floor",
     "disk",
+    "libcurl",
 )
 
 
@@ -45,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
     mode.add_argument("--full", action="store_true", help="large files, 9 repetitions, every tool that is installed")
     made.add_argument("--scenario", metavar="NAME", nargs="+", action="extend", default=[], help="only these")
     made.add_argument("--tool", metavar="NAME", nargs="+", action="extend", default=[], help="only these")
-    made.add_argument("--repeat", metavar="N", type=int, default=0, help="repetitions")
-    made.add_argument("--size", metavar="BYTES", type=int, default=0, help="of every scenario")
+    made.add_argument("--repeat", metavar="N", type=positive, default=0, help="repetitions")
+    made.add_argument("--size", metavar="BYTES", type=positive, default=0, help="of every scenario; claims are not judged then")
     made.add_argument(
         "--output",
         metavar="DIR",
@@ -65,6 +66,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_args(arguments)
+    if asked.page and not asked.report:
+        parser().error("--page wants --report: which lines shall be on it?")
+    if unknown := [path for path in asked.report or () if not path.is_file()]:
+        parser().error(f"no such file: {unknown[0]}")
     if asked.report:
         print(write.write_page(asked.report, asked.page) if asked.page else write.write(*asked.report))
         return 0
@@ -107,6 +112,7 @@ def measured(
         s for name, s in scenarios.items() if (name in asked.scenario if asked.scenario else asked.full or not s.full_only)
     ]
     repetitions = asked.repeat or (9 if asked.full else 3)
+    chosen_tools = ", chosen tools" if asked.tool else ""
     seed = asked.seed or random.randrange(1, 1 << 31)
     asked.output.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC)
@@ -116,7 +122,7 @@ def measured(
     meta = {
         "kind": "meta",
         "date": now.strftime("%Y-%m-%d %H:%M UTC"),
-        "mode": f"{'full' if asked.full else 'quick'}, {repetitions} repetitions, order by seed {seed}",
+        "mode": f"{'full' if asked.full else 'quick'}{chosen_tools}, {repetitions} repetitions, order by seed {seed}",
         "revision": machine.fastidm_version(asked.root),
         "machine": machine.describe(asked.output),
         "tools": {name: about(name, tool, name in chosen) for name, tool in tools.items()},
@@ -136,16 +142,19 @@ def measured(
         suite = Suite(present, Path(scratch).resolve(), repetitions, asked.full, asked.size, seed, asked.root.resolve())
         suite.restrict = not asked.tool
         suite.tell = lambda text: print(text, file=sys.stderr)
+        interrupted = False
         try:
             suite.run(wanted, take)
         except KeyboardInterrupt:
+            interrupted = True
             print("interrupted; the report has what was measured until now", file=sys.stderr)
     report = write.write(path)
     for verdict in claims.judge(figures.summarise(runs)):
-        if verdict.measured is not None:
+        if verdict.holds is not None:
             print(f"{verdict.word:<14} {verdict.claim.scenario}: {verdict.claim.text} (measured {claims.shown(verdict)})")
     print(f"report: {report} and report.html beside it")
-    return 0
+    ours_failed = any(run.failure for run in runs if is_ours(run.tool))
+    return 130 if interrupted else 1 if ours_failed or not any(usable(runs)) else 0
 
 
 def told(run: Run) -> str:

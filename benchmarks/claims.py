@@ -11,13 +11,22 @@ from dataclasses import dataclass
 
 from benchmarks.figures import Row, Table, ratio
 from benchmarks.model import MIB
+from benchmarks.scenarios import all_scenarios
 from benchmarks.tools import DISK, FASTIDM, FLOOR, is_peer
 
 BEST_PEER = "best peer"
 IDEAL = "ideal"
 FORCED = "better of mmap and pwrite"
 SLOWER = "the slower of fastidm and the disk alone"
+NAMES = {
+    "cpu": "CPU",
+    "rss": "memory",
+    "sent_ratio": "sent ÷ size",
+    "first_request": "first request",
+    "cpu_per_gib": "CPU per GiB",
+}
 CAPPED = ("capped", "uneven", "collapsing", "limited_503", "limited_rst")
+BESIDES = ("distant", "distant_link", "resets", "resume", "checksum", "mixed", "crowd")
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,7 @@ class Claim:
 
     @property
     def text(self) -> str:
-        name = {"cpu": "CPU", "wall": "wall", "rss": "memory", "sent_ratio": "sent ÷ size", "cpu_per_gib": "CPU per GiB"}
-        what = f"{name.get(self.figure, self.figure)} of {self.tool}"
+        what = f"{NAMES.get(self.figure, self.figure)} of {self.tool}"
         if not self.other:
             return f"{what} ≤ {_number(self.limit, self.unit)}"
         elsewhere = f" in {self.other_scenario}" if self.other_scenario else ""
@@ -45,19 +53,24 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`measured` is None when there is nothing to compare; `note` says with whom it was compared, or what is missing."""
+    """`measured` is None when there is nothing to compare; `note` says with whom it was compared, or what is missing.
+
+    Not `judged` are files that are smaller than what the claim is about: there starting weighs more.
+    """
 
     claim: Claim
     measured: float | None
     note: str = ""
+    judged: bool = True
 
     @property
     def holds(self) -> bool | None:
-        return None if self.measured is None else self.measured <= self.claim.limit
+        return None if self.measured is None or not self.judged else self.measured <= self.claim.limit
 
     @property
     def word(self) -> str:
-        return {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[self.holds]
+        unknown = "not measured" if self.measured is None else "not judged at this size"
+        return {True: "holds", False: "DOES NOT HOLD", None: unknown}[self.holds]
 
 
 def _claims() -> tuple[Claim, ...]:
@@ -73,8 +86,10 @@ def _claims() -> tuple[Claim, ...]:
     made += [Claim(scenario, "cpu", 1.15, FORCED) for scenario in ("plain", "plain_tmpfs")]
     for scenario in CAPPED:
         made += [Claim(scenario, "wall", 1.08, IDEAL), Claim(scenario, "wall", 1.0, BEST_PEER)]
+    made += [Claim(scenario, "wall", 1.0, BEST_PEER) for scenario in BESIDES]
     made += [Claim("small", "wall", 1.0, "curl"), Claim("small", "wall", 0.25, "aria2c")]
     made += [Claim("plain", "rss", 64 * MIB, unit="MiB"), Claim("huge", "rss", 64 * MIB, unit="MiB")]
+    made += [Claim("huge", "cpu_per_gib", 1.4, FLOOR), Claim("cold", "first_request", 1.0, BEST_PEER)]
     made += [Claim("wide", "rss", 160 * MIB, unit="MiB")]
     made += [Claim("hundred", "cpu_per_gib", 1.3, "fastidm_api", tool="fastidm_api", other_scenario="plain")]
     made += [Claim(scenario, "cpu_per_gib", 1.5, "curl") for scenario in ("http2", "http2_caddy")]
@@ -101,11 +116,12 @@ def _verdict(table: Table, claim: Claim) -> Verdict:
     ours, why = _median(rows.get(claim.tool), claim)
     if ours is None:
         return Verdict(claim, None, why)
+    judged = rows[claim.tool].size >= 0.99 * all_scenarios()[claim.scenario].size
     if not claim.other:
-        return Verdict(claim, ours)
+        return Verdict(claim, ours, judged=judged)
     others = table.get(claim.other_scenario or claim.scenario, {})
     under, note = _OTHERS.get(claim.other, _named)(others, claim)
-    return Verdict(claim, ratio(ours, under), note)
+    return Verdict(claim, ratio(ours, under), note, judged)
 
 
 def _median(row: Row | None, claim: Claim) -> tuple[float | None, str]:
@@ -162,4 +178,6 @@ def shown(verdict: Verdict) -> str:
     """What was measured, as text."""
     if verdict.measured is None:
         return "–"
-    return _number(verdict.measured, "MiB") if verdict.claim.unit == "MiB" else f"{verdict.measured:.2f}"
+    if verdict.claim.unit == "MiB":
+        return _number(verdict.measured, "MiB")
+    return f"{verdict.measured:.3f}" if verdict.claim.figure == "sent_ratio" else f"{verdict.measured:.2f}"

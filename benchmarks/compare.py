@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import build, figures
 from benchmarks.measure import ROOT
-from benchmarks.model import Run, usable
+from benchmarks.model import Run, positive, usable
 from benchmarks.scenarios import all_scenarios
 from benchmarks.suite import Suite
 from benchmarks.tools import fastidm
@@ -35,7 +36,7 @@ FIGURES = ("wall", "cpu", "rss")
 
 
 class Change(NamedTuple):
-    """How a figure went from `base` to `head`; `noise` is the share by which it may move by chance."""
+    """How a figure went from `base` to `head`, 0 where it could not be measured; by chance it may move by the share `noise`."""
 
     name: str
     base: float
@@ -48,6 +49,8 @@ class Change(NamedTuple):
 
     @property
     def word(self) -> str:
+        if not self.base or not self.head:
+            return "new" if self.head else "MISSING"
         if abs(self.share) <= self.noise:
             return ""
         return "SLOWER" if self.share > 0 else "faster"
@@ -73,13 +76,16 @@ def compare_runs(runs: Sequence[Run], base: str = "base", head: str = "head") ->
 
 
 def compare_micro(base: Sequence[Mapping[str, Any]], head: Sequence[Mapping[str, Any]]) -> list[Change]:
-    """From the JSON of pytest-benchmark, several rounds of each: the best median counts, the others had bad neighbours."""
+    """From the JSON of pytest-benchmark, several rounds of each: the best median counts, the others had bad neighbours.
+
+    The benchmarks are the same for both: what `head` cannot run any more is missing, and what `base` could not run is new.
+    """
     best = [_best_medians(rounds) for rounds in (base, head)]
     apart = [_best_medians(rounds, max) for rounds in (base, head)]
     changes = []
-    for name in best[0].keys() & best[1].keys():
-        noise = sum(apart[n][name] / best[n][name] - 1 for n in (0, 1))
-        changes.append(Change(name, best[0][name], best[1][name], max(MICRO_FLOOR, noise)))
+    for name in best[0].keys() | best[1].keys():
+        noise = sum(apart[n][name] / best[n][name] - 1 for n in (0, 1) if name in best[n])
+        changes.append(Change(name, best[0].get(name, 0.0), best[1].get(name, 0.0), max(MICRO_FLOOR, noise)))
     return sorted(changes)
 
 
@@ -142,14 +148,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("base")
     parser.add_argument("head", nargs="?", default="HEAD")
     parser.add_argument("--scenario", metavar="NAME", nargs="+", choices=list(all_scenarios()), default=list(SCENARIOS))
-    parser.add_argument("--repeat", metavar="N", type=int, default=9)
-    parser.add_argument("--size", metavar="BYTES", type=int, default=0)
+    parser.add_argument("--repeat", metavar="N", type=positive, default=9)
+    parser.add_argument("--size", metavar="BYTES", type=positive, default=0)
     parser.add_argument(
         "--output", metavar="DIR", type=Path, default=Path("build/benchmarks"), help="the file system to measure"
     )
     parser.add_argument("--no-micro", action="store_true", help="leave the micro benchmarks out")
     asked = parser.parse_args(arguments)
-    names = {one: _git("rev-parse", "--short", one) for one in (asked.base, asked.head)}
+    names = {}
+    for one in (asked.base, asked.head):
+        try:
+            names[one] = _git("rev-parse", "--short", "--verify", f"{one}^{{commit}}")
+        except (OSError, subprocess.CalledProcessError):
+            parser.error(f"git knows no revision {one}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # worktrees and folders are to go, whoever ends it
+    try:
+        return compared(asked, names)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was compared", file=sys.stderr)
+        return 130
+
+
+def compared(asked: argparse.Namespace, names: Mapping[str, str]) -> int:
+    """Measure both and print what became of it; returns the exit status."""
     asked.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="compare-", dir=asked.output) as name:
         folder = Path(name).resolve()
@@ -175,7 +196,8 @@ def main(arguments: list[str] | None = None) -> int:
     for change in changes:
         numbers = f"{change.base:14.6g}{change.head:14.6g}{100 * change.share:+8.1f}%{100 * change.noise:7.1f}%"
         print(f"{change.word:8}{numbers}  {change.name}")
-    return 1 if any(change.word == "SLOWER" for change in changes) else 0
+    broken = any(run.failure for run in runs) or not changes
+    return 1 if broken or any(change.word in ("SLOWER", "MISSING") for change in changes) else 0
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class Row:
     """By name: wall, cpu, user, system, rss, sent_ratio, requests, connections, server_cpu, first_request, and the numbers
     among a run's details."""
     ideal: float | None = None
+    command: str = ""
     failure: str = ""
     unable: str = ""
 
@@ -102,6 +103,7 @@ def _row(scenario: str, tool: str, group: Sequence[Run]) -> Row:
     good = list(usable(group))
     last = good[-1] if good else group[-1]
     row = Row(scenario, tool, last.label, last.size, len(good), ideal=last.ideal)
+    row.command = str(last.details.get("command", ""))
     row.failure = next((run.failure for run in group if run.failure), "")
     row.unable = next((run.unable for run in group if run.unable), "")
     columns: dict[str, list[float]] = {name: [getattr(run, name) for run in good] for name in PLAIN}

@@ -2,7 +2,8 @@
 
    floor [-s] HOST PORT PATH SIZE CONNECTIONS FILE [CACERT]
 
-   One thread, epoll, one range of the file for each connection, recv and pwrite. With CACERT it speaks TLS (compiled with
+   One thread, epoll, one range of the file for each connection, blocks reserved, recv and pwrite by the MiB: what was
+   fastest of 64 KiB to 2 MiB. With CACERT it speaks TLS (compiled with
    -DTLS -lssl -lcrypto). With -s it waits for the disk at the end. It knows nothing of retries, limits
    or resuming: whatever is unusual ends it with status 1. */
 #define _GNU_SOURCE
@@ -22,7 +23,7 @@
 #include <openssl/ssl.h>
 #endif
 
-enum { BUFFER = 256 << 10, HEAD = 8 << 10 };
+enum { BUFFER = 1 << 20, HEAD = 8 << 10 };
 
 struct stream {
     int fd;
@@ -125,6 +126,8 @@ int main(int argc, char **argv)
     struct stream *streams = calloc((size_t)count, sizeof *streams);
     if (file < 0 || poll < 0 || !streams || ftruncate(file, size))
         die("cannot begin");
+    if (size && fallocate(file, 0, 0, size) && errno != EOPNOTSUPP)
+        die("fallocate");
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)atoi(argv[2]))};
     if (inet_pton(AF_INET, argv[1], &address.sin_addr) != 1)
         die("HOST must be an IPv4 address");

@@ -18,7 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { BUFFER = 256 << 10, HEAD = 8 << 10 };
+enum { BUFFER = 1 << 20, HEAD = 8 << 10 };
 
 struct stream {
     int fd, file, held, body;

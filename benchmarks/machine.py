@@ -46,7 +46,10 @@ def fastidm_version(root: Path) -> str:
     import subprocess
 
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return ""  # no git
     return done.stdout.strip() if done.returncode == 0 else ""
 
 

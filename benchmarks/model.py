@@ -6,6 +6,7 @@ are bytes, `sent` is what the server sent (heads included).
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -161,3 +162,10 @@ class Run:
 def usable(runs: Sequence[Run]) -> Iterator[Run]:
     """The runs that count: measured, and with the right content."""
     return (run for run in runs if not run.warmup and not run.failure and not run.unable and run.correct)
+
+
+def positive(text: str) -> int:
+    """A number of an option, at least 1."""
+    if (number := int(text)) < 1:
+        raise ArgumentTypeError(f"{number} is less than 1")
+    return number

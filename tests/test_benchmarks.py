@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -32,7 +33,7 @@ TOOLS = all_tools()
 
 def run(scenario: str, tool: str, wall: float, **more: Any) -> Run:
     """A run with the right content, unless `more` says otherwise."""
-    made = Run(scenario, tool, tool.upper(), 1, 100 * MIB, wall=wall, user=wall / 4, system=wall / 4, correct=True)
+    made = Run(scenario, tool, tool.upper(), 1, GIB, wall=wall, user=wall / 4, system=wall / 4, correct=True)
     for name, value in more.items():
         setattr(made, name, value)
     return made
@@ -45,7 +46,7 @@ def test_a_row_has_the_median_and_the_extremes() -> None:
     row = figures.summarise([run("s", "a", wall) for wall in (5.0, 1.0, 2.0)])["s"]["a"]
     assert row.figures["wall"] == figures.Spread(2.0, 1.0, 5.0, 3)
     assert row.median("cpu") == 1.0
-    assert row.median("cpu_per_gib") == pytest.approx(1.0 * GIB / (100 * MIB))
+    assert row.median("cpu_per_gib") == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,12 @@ def test_a_claim_is_judged_by_the_ratio_of_medians() -> None:
     assert verdict(table, "plain", "rss", 1, "") == (0.0, "holds")
 
 
+def test_a_claim_is_not_judged_by_files_that_are_smaller_than_those_it_is_about() -> None:
+    table = figures.summarise([run("plain", tool, wall, size=256 * MIB) for tool, wall in (("fastidm", 1.0), ("curl", 1.1))])
+    assert verdict(table, "plain", "wall", 0.5, "curl") == (pytest.approx(1 / 1.1), "not judged at this size")
+    assert verdict(table, "plain", "rss", 1, "")[1] == "not judged at this size"
+
+
 def test_a_claim_without_runs_is_not_measured() -> None:
     table = figures.summarise([run("plain", "fastidm", 1.0), run("plain", "curl", 2.0, failure="status 1")])
     assert verdict(table, "plain", "wall", 0.5, "curl") == (None, "not measured")
@@ -183,16 +190,16 @@ def test_what_waits_for_the_disk_is_compared_with_the_disk_where_that_is_the_lim
 
 
 def test_cost_per_gib_is_compared_across_scenarios() -> None:
-    runs = [run("hundred", "fastidm_api", 1.3), run("plain", "fastidm_api", 4.0, size=400 * MIB)]
+    runs = [run("hundred", "fastidm_api", 1.3), run("plain", "fastidm_api", 4.0, size=4 * GIB)]
     claim = Claim("hundred", "cpu_per_gib", 1.3, "fastidm_api", tool="fastidm_api", other_scenario="plain")
     made = claims.judge(figures.summarise(runs), [claim])[0]
     assert made.measured == pytest.approx(1.3)
 
 
 def test_what_the_server_sent_is_judged_in_every_scenario_but_where_it_has_to_send_twice() -> None:
-    runs = [run(scenario, "fastidm", 1.0, sent=103 * MIB) for scenario in ("plain", "resets")]
+    runs = [run(scenario, "fastidm", 1.0, sent=103 * GIB // 100) for scenario in ("plain", "resets")]
     found = [v for v in claims.judge(figures.summarise(runs), []) if v.claim.figure == "sent_ratio"]
-    assert [(v.claim.scenario, v.measured, v.word) for v in found] == [("plain", 1.03, "DOES NOT HOLD")]
+    assert [(v.claim.scenario, v.measured, v.word) for v in found] == [("plain", pytest.approx(1.03), "DOES NOT HOLD")]
 
 
 def test_every_claim_names_a_scenario_and_tools_that_exist() -> None:
@@ -232,7 +239,7 @@ def test_labels_are_unique() -> None:
 
 def test_tools_are_ours_or_peers_or_baselines() -> None:
     others = [name for name in TOOLS if not is_ours(name) and not is_peer(name)]
-    assert sorted(others) == ["disk", "floor", "floor_synced"] and all(TOOLS[name].baseline for name in others)
+    assert sorted(others) == ["disk", "floor", "floor_synced", "libcurl"] and all(TOOLS[name].baseline for name in others)
 
 
 def test_a_scenario_names_tools_that_exist() -> None:
@@ -316,7 +323,7 @@ def test_variants_of_ours_run_only_where_they_show_something() -> None:
     assert suite.makes_sense(wide, "fastidm") and not suite.makes_sense(wide, "curl")
 
 
-def test_the_baseline_opens_no_more_connections_than_are_granted(tmp_path: Path) -> None:
+def test_the_baseline_opens_as_many_connections_as_are_of_use_and_are_granted(tmp_path: Path) -> None:
     asked: list[int] = []
 
     def command(url: str, path: str, connections: int, extra: Extra) -> list[str]:
@@ -324,11 +331,14 @@ def test_the_baseline_opens_no_more_connections_than_are_granted(tmp_path: Path)
         raise Unable("not today")
 
     files = [content.Content("a.bin", MIB, "")]
-    scenario = Scenario("s", "S", "", MIB, MIB, lambda site: FakeOrigin(), granted=4)
-    for one in (tool("floor", command=command, baseline=True), tool("peer", command=command)):
-        with pytest.raises(Unable):
-            measure.command_for(one, scenario, FakeOrigin(), files, tmp_path)
-    assert asked == [4, 16]
+    plain = Scenario("s", "S", "", MIB, MIB, lambda site: FakeOrigin())
+    throttled = replace(plain, ideal=lambda size, connections: 1.0)
+    floor, peer = tool("floor", command=command, baseline=True), tool("peer", command=command)
+    for scenario in (plain, throttled, replace(throttled, granted=4)):
+        for one in (floor, peer):
+            with pytest.raises(Unable):
+                measure.command_for(one, scenario, FakeOrigin(), files, tmp_path)
+    assert asked == [1, 16, 16, 16, 4, 16]
 
 
 def test_a_tool_that_failed_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,6 +375,22 @@ def test_a_command_is_timed_and_its_memory_is_its_own(tmp_path: Path) -> None:
     done = measure.execute(["/bin/sh", "-c", "echo $HOME; exit 3"], out, home, 20)
     assert done.status == 3 and done.words.strip() == str(home)
     assert 0 < done.wall < 20 and 0 < done.rss < 64 * MIB
+
+
+def test_a_program_that_is_none_is_a_failure_of_that_tool_alone(tmp_path: Path) -> None:
+    absent = tool("absent", command=lambda url, path, connections, extra: [str(tmp_path / "absent"), url])
+    made = Run("s", "absent", "absent", 1, MIB)
+    scenario = Scenario("s", "S", "", MIB, MIB, lambda site: FakeOrigin())
+    files = [content.Content("a.bin", MIB, "")]
+    measure.run_once(scenario, absent, made, FakeOrigin(), files, tmp_path / "out", tmp_path / "home", tmp_path)
+    assert made.failure == "absent cannot be executed" and not made.correct
+
+
+def test_a_command_line_is_shown_without_what_is_this_machines(tmp_path: Path) -> None:
+    program, url = tmp_path / "tool", "http://127.0.0.1:81/a.bin"
+    program.touch()
+    shown = measure.shown_command([str(program), "-n", "2 3", str(tmp_path / "out" / "a"), url, url, url], tmp_path / "out")
+    assert shown == "tool -n '2 3' DIR/a http://HOST/a.bin ..."
 
 
 def test_a_command_that_takes_too_long_is_ended(tmp_path: Path) -> None:
@@ -421,10 +447,10 @@ def canned(path: Path) -> Path:
     chance = random.Random(1)
     for repetition in range(1, 4):
         for name, wall in (("fastidm", 1.0), ("curl", 2.0), ("floor", 0.5)):
-            made = run("plain", name, wall + chance.random() / 10, sent=100 * MIB, repetition=repetition)
+            made = run("plain", name, wall + chance.random() / 10, sent=GIB, repetition=repetition)
             lines.write(path, made.record())
     lines.write(path, run("plain", "wget", 1.0, failure="wrong <content>", correct=False).record())
-    lines.write(path, run("capped", "fastidm", 2.0, ideal=1.9, sent=101 * MIB).record())
+    lines.write(path, run("capped", "fastidm", 2.0, ideal=1.9, sent=GIB).record())
     lines.write(path, run("capped", "floor", 0.0, unable="it cannot", correct=False).record())
     return path
 
@@ -487,7 +513,12 @@ def test_micro_benchmarks_are_compared_by_their_best_round() -> None:
 
     base = [told(a=1.0, b=1.0), told(a=1.05, b=2.0)]
     head = [told(a=1.3, b=1.3, c=1.0), told(a=1.31, b=1.3)]
-    assert [(change.name, change.word) for change in compare.compare_micro(base, head)] == [("a", "SLOWER"), ("b", "")]
+    assert [(change.name, change.word) for change in compare.compare_micro(base, head)] == [
+        ("a", "SLOWER"),
+        ("b", ""),
+        ("c", "new"),
+    ]
+    assert [(change.name, change.word) for change in compare.compare_micro(head, base)][2] == ("c", "MISSING")
 
 
 # The command
@@ -508,7 +539,21 @@ def test_a_real_measurement_verifies_every_download_and_the_disk_alone_downloads
     assert set(runs) == {"fastidm", "floor", "disk"}
     assert all(run.correct and not run.failure and run.wall > 0 for run in runs.values())
     assert runs["disk"].requests == runs["disk"].sent == 0
-    assert runs["fastidm"].sent > 3 * MIB and runs["floor"].connections == 16
+    assert runs["fastidm"].sent > 3 * MIB and runs["floor"].connections == 1
+    assert runs["floor"].details["command"].startswith("floor 127.0.0.1 ")
+
+
+@pytest.mark.parametrize("words", [["--repeat", "0"], ["--size", "-5"], ["--page", "x.md"], ["--report", "absent.jsonl"]])
+def test_what_makes_no_sense_is_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        command.main(words)
+    assert end.value.code == 2
+
+
+def test_a_revision_that_git_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        compare.main(["no-such-revision"])
+    assert end.value.code == 2 and "no revision no-such-revision" in capsys.readouterr().err
 
 
 def test_a_page_joins_measurements_and_the_last_of_a_scenario_counts(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ CAVEATS = (
 
 @dataclass(frozen=True)
 class Block:
-    """`kind` is heading, text, list, table or image."""
+    """`kind` is heading, text, list, details (a list that is folded up under `text`), table or image."""
 
     kind: str
     text: str = ""
@@ -111,6 +111,9 @@ def _scenario(name: str, rows: dict[str, Row], picture: str) -> Iterator[Block]:
     if picture:
         yield Block("image", picture)
     yield _table(scenario, rows)
+    commands = tuple(f"{row.label}: `{row.command}`" for row in rows.values() if row.command)
+    if commands:
+        yield Block("details", "Commands", items=commands)
     silent = [f"{row.label}: {row.unable}" for row in rows.values() if row.unable]
     if silent:
         yield Block("text", f"Not run: {'; '.join(silent)}.")

@@ -31,6 +31,9 @@ def _block(block: Block, folder: Path) -> str:
         return f"<h{block.level}>{_inline(block.text)}</h{block.level}>"
     if block.kind == "list":
         return f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in block.items)}</ul>"
+    if block.kind == "details":
+        listed = _block(Block("list", items=block.items), folder)
+        return f"<details><summary>{escape(block.text)}</summary>{listed}</details>"
     if block.kind == "image":
         path = folder / block.text
         if not path.is_file():

@@ -16,6 +16,9 @@ def _block(block: Block) -> str:
         return f"{'#' * block.level} {block.text}"
     if block.kind == "list":
         return "\n".join(f"* {item}" for item in block.items)
+    if block.kind == "details":
+        listed = _block(Block("list", items=block.items))
+        return f"<details><summary>{block.text}</summary>\n\n{listed}\n\n</details>"
     if block.kind == "image":
         return f"![]({block.text})"
     if block.kind == "table":

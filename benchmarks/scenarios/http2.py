@@ -19,6 +19,7 @@ SCENARIOS = (
         quick=128 * MIB,
         origin=partial(nginx, tls=True, http2=True),
         http2=True,
+        variants=("libcurl",),
     ),
     Scenario(
         "http2_caddy",
@@ -28,6 +29,7 @@ SCENARIOS = (
         quick=128 * MIB,
         origin=partial(caddy, tls=True),
         http2=True,
+        variants=("libcurl",),
     ),
     Scenario(
         "http3",

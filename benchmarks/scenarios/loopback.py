@@ -23,6 +23,7 @@ SCENARIOS = (
             "fastidm_api",
             "floor_synced",
             "disk",
+            "libcurl",
         ),
     ),
     Scenario(
@@ -42,7 +43,7 @@ SCENARIOS = (
         size=GIB,
         quick=256 * MIB,
         origin=partial(nginx, tls=True),
-        variants=("fastidm_mmap", "fastidm_pwrite", "fastidm_pure", "fastidm_synced", "floor_synced"),
+        variants=("fastidm_mmap", "fastidm_pwrite", "fastidm_pure", "fastidm_synced", "floor_synced", "libcurl"),
     ),
     Scenario(
         "checksum",

@@ -19,6 +19,7 @@ from types import ModuleType
 FASTIDM = "fastidm"
 FLOOR = "floor"
 DISK = "disk"
+LIBCURL = "libcurl"
 
 
 @cache
@@ -39,4 +40,4 @@ def is_peer(name: str) -> bool:
 
 
 def is_baseline(name: str) -> bool:
-    return name in (FLOOR, DISK) or name.startswith(f"{FLOOR}_")
+    return name in (FLOOR, DISK, LIBCURL) or name.startswith(f"{FLOOR}_")

@@ -31,6 +31,7 @@ def tuned(program: str, url: str, path: str, connections: int, extra: Extra) -> 
 def base(program: str, connections: int, extra: Extra) -> list[str]:
     n = min(connections, 16)  # it takes no more for one server
     flags = ["-q", "--no-conf", f"-x{n}", f"-s{n}", "-k1M", "--file-allocation=none", "--max-tries=0", "--retry-wait=1"]
+    flags += ["--auto-save-interval=1"] if extra.resume else []  # by itself it notes each minute how far it is
     return [where(program), *flags, *common(extra)]
 
 

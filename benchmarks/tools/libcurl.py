@@ -7,6 +7,7 @@ from benchmarks.model import Extra, Unable
 
 label = "libcurl alone, 1 stream"
 single = True
+baseline = True
 http3 = True
 
 
