@@ -1,8 +1,9 @@
 """Goes through scenarios and tools, and hands on each run as soon as it is there.
 
 Rules of this module: within a repetition every tool has its turn, in random order, so that a slow minute of the machine hits
-all of them. First each tool runs once without being measured; where the server is throttled that run fetches 1 MiB only. A
-tool that failed is not run again in that scenario. What is missing or unable is recorded as such.
+all of them. First each tool runs once without being measured; where the server is throttled that run fetches 1 MiB only, and
+tools of one connection are run once, in a quick measurement not at all. A tool that failed is not run again in that scenario.
+What is missing or unable is recorded as such.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.origins import Missing
 from benchmarks.tools import FASTIDM, FLOOR, is_peer
 
 MEMORY = Path("/dev/shm")
+SINGLE = "one connection, whose time is known beforehand and long"
 
 
 @dataclass
@@ -81,14 +83,19 @@ class Suite:
         take: Callable[[Run], None],
         chance: random.Random,
     ) -> None:
+        paced = scenario.ideal is not None and scenario.kind == "one"
+        single = [name for name in names if paced and getattr(self.tools[name], "single", False)]
         left = list(names)
+        if not self.full and self.restrict:
+            for name in single:
+                take(replace(self._run(scenario, name, 0, 0), unable=SINGLE))
+                left.remove(name)
         for repetition in range(self.repetitions + scenario.extra_repetitions * self.full + 1):
             order = list(left)
             chance.shuffle(order)
             for name in order:
                 tool = self.tools[name]
-                once = scenario.ideal is not None and getattr(tool, "single", False) and scenario.kind == "one"
-                if once and repetition != 1:
+                if name in single and repetition != 1:
                     continue
                 measured = repetition > 0
                 wanted = files if measured else warm

@@ -282,7 +282,12 @@ def tool(label: str, **more: Any) -> ModuleType:
 
 
 def ran(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: dict[str, ModuleType], fail: str = "", **more: Any
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tools: dict[str, ModuleType],
+    fail: str = "",
+    restrict: bool = False,
+    **more: Any,
 ) -> list[Run]:
     """What a suite of three repetitions runs, with nothing being executed; the tool `fail` fails."""
 
@@ -293,7 +298,7 @@ def ran(
     monkeypatch.setattr(measure, "run_once", once)
     scenario = Scenario("s", "S", "", 4 * MIB, 2 * MIB, lambda site: FakeOrigin(), **more)
     runs: list[Run] = []
-    suite.Suite(tools, tmp_path, 3, seed=7).run([scenario], runs.append)
+    suite.Suite(tools, tmp_path, 3, seed=7, restrict=restrict).run([scenario], runs.append)
     return runs
 
 
@@ -314,6 +319,15 @@ def test_a_single_connection_is_run_once_on_a_throttled_server(tmp_path: Path, m
         (0, MIB, 1.0),
         *((n, 2 * MIB, 2.0) for n in (1, 2, 3)),
     ]
+
+
+def test_a_quick_measurement_leaves_single_connections_out_where_the_server_is_throttled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = {"curl": tool("curl", single=True), "aria2c": tool("aria2c")}
+    runs = ran(tmp_path, monkeypatch, tools, restrict=True, ideal=lambda size, connections: size / MIB)
+    assert [r.unable for r in runs if r.tool == "curl"] == [suite.SINGLE]
+    assert len([r for r in runs if r.tool == "aria2c"]) == 4
 
 
 def test_variants_of_ours_run_only_where_they_show_something() -> None:

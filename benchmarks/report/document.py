@@ -30,7 +30,8 @@ CAVEATS = (
     " faster than the disk: “disk alone” writes as many bytes past the page cache and syncs them, and downloads nothing.",
     "Where nothing is throttled the suite first makes memory ready for the page cache (it writes a file and removes it):"
     " on virtual machines free memory may be the host's, and getting it back costs more than the download.",
-    "Tools with one connection are run once where the server is throttled, as their time there is known beforehand.",
+    "Tools with one connection are run once where the server is throttled, as their time there is known beforehand;"
+    " in a quick measurement not at all.",
     "A wrong file is a failure and has no time. Memory below about 10 MiB cannot be told apart.",
     "“sent” is what the server sent over the size of the file, heads included. Behind nginx it counts what was handed"
     " to the kernel, also for a client that had gone; behind the suite's own server what the client's kernel acknowledged.",
