@@ -189,18 +189,20 @@ def patience(size: int, ideal: float | None) -> float:
     return 30 + 24 * ideal if ideal else 60 + size / (8 << 20)
 
 
-def shown_command(command: list[str], folder: Path) -> str:
+def shown_command(command: list[str], folder: Path, scratch: Path) -> str:
     """The command line without what is nobody's business: where things lie on this machine, and the second of many URLs."""
-    words, urls = [], 0
+    urls = [word for word in command if word.startswith("http")]
+    shown = []
     for word in command:
-        urls += word.startswith("http")
-        if word.startswith(str(folder)):
-            words.append("DIR" + word.removeprefix(str(folder)))
-        elif not word.startswith("http"):
-            words.append(os.path.basename(word) if os.path.exists(word) else word)
-        elif urls < 3:
-            words.append(re.sub(r"//[^/]*/", "//HOST/", word) if urls == 1 else "...")
-    return shlex.join(words)
+        if word in urls[2:]:
+            continue
+        if word in urls[1:]:
+            word = "..."
+        elif os.path.isabs(word) and os.path.exists(word):
+            word = os.path.basename(word)
+        word = re.sub(r"//[\d.a-z]+:\d+/", "//HOST/", word)
+        shown.append(word.replace(str(folder), "DIR").replace(f"{scratch}/", ""))
+    return shlex.join(shown)
 
 
 def run_once(
@@ -215,7 +217,7 @@ def run_once(
     except Unable as reason:
         run.unable = str(reason)
         return
-    run.details["command"] = shown_command(command, folder)
+    run.details["command"] = shown_command(command, folder, home.parent)
     os.sync()
     if not scenario.ideal:
         back(folder, 2 * run.size)

@@ -401,10 +401,14 @@ def test_a_program_that_is_none_is_a_failure_of_that_tool_alone(tmp_path: Path) 
 
 
 def test_a_command_line_is_shown_without_what_is_this_machines(tmp_path: Path) -> None:
-    program, url = tmp_path / "tool", "http://127.0.0.1:81/a.bin"
+    program, out, url = tmp_path / "bin" / "tool", tmp_path / "scratch" / "out", "http://127.0.0.1:81/a.bin"
+    program.parent.mkdir()
     program.touch()
-    shown = measure.shown_command([str(program), "-n", "2 3", str(tmp_path / "out" / "a"), url, url, url], tmp_path / "out")
-    assert shown == "tool -n '2 3' DIR/a http://HOST/a.bin ..."
+    words = [str(program), "-n", "2 3", f"--ca={tmp_path}/scratch/server/ca.pem", f"get {url} -o {out}/a", url]
+    more = [url.replace("a.bin", name) for name in ("b.bin", "c.bin")]
+    shown = "tool -n '2 3' --ca=server/ca.pem 'get http://HOST/a.bin -o DIR/a' http://HOST/a.bin"
+    assert measure.shown_command(words, out, out.parent) == shown
+    assert measure.shown_command([*words, *more], out, out.parent) == f"{shown} ..."
 
 
 def test_a_command_that_takes_too_long_is_ended(tmp_path: Path) -> None:
