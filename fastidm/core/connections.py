@@ -237,7 +237,7 @@ class Connections:
             return row
         late = table.position(row) > (connection.first or 0)  # what it brings first is there: the other one may run on
         new = None if late else self._cut(row, connection.first or 0)
-        if not self._saturated(now):
+        if self._uncut and not self._saturated(now):
             self._carry_out()
         self._uncut = False
         return new
@@ -377,7 +377,7 @@ class Connections:
         if not self._worth_parts(now):
             return False
         table = self._table()
-        row = next((row for row in table.order if table.remaining(row)), table.order[-1])
+        row = table.order[0]  # it is the only one
         self._plan = first_cut(table.size, self.ramp.ceiling, self._reach(row))
         if not self._plan:
             self._uncut = False

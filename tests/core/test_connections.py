@@ -133,6 +133,21 @@ def test_a_new_file_is_cut_so_that_all_end_together_however_far_ahead_the_first_
     assert max(left) - min(left) <= 2 * ALIGN
 
 
+def test_a_cut_that_was_given_up_because_this_process_was_the_limit_is_not_made_up_for_later() -> None:
+    desk = Desk(tile(64 * MIB, (), 10), ceiling=4, anew=True)
+    desk.connections.request(Role.PROBE, 0, None, None, desk.now)
+    desk.answer_all(desk.requests())
+    desk.move(0.5, rest=MIB)
+    second = desk.assign()
+    desk.connections.note_load(1.0, 64 * MIB, desk.now)
+    desk.answer_all(second)
+    assert len(desk.table.order) == 2
+    desk.move(0.5, rest=MIB)
+    third = desk.assign()[:1]
+    desk.answer_all(third)
+    assert third and len(desk.table.order) == 3
+
+
 def test_the_ceiling_is_never_passed() -> None:
     desk = Desk(tile(64 * MIB, range(MIB, 64 * MIB, MIB), 100), ceiling=5)
     while requests := desk.assign():
